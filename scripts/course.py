@@ -1,0 +1,119 @@
+"""Execute the lessons in order into build/course: notebooks, HTML pages and an index.
+
+    python scripts/course.py              the whole course
+    python scripts/course.py --only 03    one chapter
+
+The lessons themselves are never altered. The first cell that fails stops everything: its source
+and the error are printed, what was executed is kept, and the exit code is 1.
+"""
+
+import argparse
+import html
+import re
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from kernel import ROOT, NotebookFailed, drop_widgets, execute, lessons
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+
+INDEX = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>minidiff: the course</title>
+<style>
+  :root {{ color-scheme: light dark }}
+  body {{ font: 1.1rem/1.6 system-ui, sans-serif; max-width: 44rem }}
+  body {{ margin: 3rem auto; padding: 0 1rem }}
+  table {{ border-collapse: collapse; width: 100% }}
+  td, th {{ text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #8886 }}
+  .s {{ text-align: right }}
+</style>
+<h1>minidiff: the course, executed</h1>
+<table>
+<tr><th>chapter</th><th>notebook</th><th class="s">time</th></tr>
+{rows}
+</table>
+</html>
+"""
+
+
+def title(notebook: NotebookNode, default: str) -> str:
+    """Return the first heading of the notebook."""
+    for cell in notebook.cells:
+        heading = re.search(r"^#\s+(.+)$", cell.source, re.MULTILINE)
+        if cell.cell_type == "markdown" and heading:
+            return heading.group(1).strip()
+    return default
+
+
+def save(notebook: NotebookNode, stem: str, out: Path) -> None:
+    """Write the executed notebook and its page, with every image embedded."""
+    drop_widgets(notebook)
+    nbformat.write(notebook, out / f"{stem}.ipynb")
+    page, _ = HTMLExporter(template_name="lab", embed_images=True).from_notebook_node(
+        notebook, {"metadata": {"name": title(notebook, stem)}}
+    )
+    (out / f"{stem}.html").write_text(page, encoding="utf-8")
+
+
+def write_index(out: Path) -> Path:
+    """Write index.html over all the executed notebooks in `out`, those of earlier runs included."""
+    rows = []
+    for path in sorted(out.glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        rows.append(
+            f'<tr><td><a href="{path.stem}.html">{html.escape(title(notebook, path.stem))}</a></td>'
+            f'<td><a href="{path.name}">{path.name}</a></td>'
+            f'<td class="s">{notebook.metadata.minidiff.took}</td></tr>'
+        )
+    index = out / "index.html"
+    index.write_text(INDEX.format(rows="\n".join(rows)), encoding="utf-8")
+    return index
+
+
+def run(paths: list[Path], out: Path, timeout: int) -> Path:
+    """Execute the notebooks in order into `out`, a progress line each; return the index page.
+
+    Raises:
+        NotebookFailed: the first notebook that fails; its page and the index are written before.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for number, path in enumerate(paths, start=1):
+        print(f"[{number}/{len(paths)}] {path.stem} ... ", end="", flush=True)
+        notebook = nbformat.read(path, as_version=4)
+        took = "failed"
+        start = time.perf_counter()
+        try:
+            execute(notebook, path.parent, timeout=timeout)
+            took = f"{time.perf_counter() - start:.1f} s"
+        finally:
+            print(took, flush=True)
+            notebook.metadata["minidiff"] = {"took": took}
+            save(notebook, path.stem, out)
+            index = write_index(out)
+    return index
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(description="Execute the course's notebooks in order.")
+    parser.add_argument("--only", metavar="NN", help="the chapter to execute, such as 03")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "course")
+    parser.add_argument("--timeout", type=int, default=1800, help="seconds that a cell may take")
+    options = parser.parse_args(arguments)
+    start = time.perf_counter()
+    try:
+        index = run(lessons(options.only), options.out, options.timeout)
+    except (NotebookFailed, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"Done in {time.perf_counter() - start:.0f} s. Open {index} in a browser.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
