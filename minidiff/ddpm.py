@@ -8,7 +8,6 @@ A `Denoiser` turns any model into a prediction of x_0; a sampler knows nothing b
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
@@ -316,8 +315,8 @@ def start(
     >>> start((2, 1, 8, 8), generator=torch.Generator().manual_seed(0)).shape
     torch.Size([2, 1, 8, 8])
     """
-    if len(shape) < 2 or math.prod(shape) == 0:
-        raise ValueError(f"shape must be (B, C, *space) with no zero in it, got {tuple(shape)}")
+    if len(shape) < 2 or min(shape) < 1:
+        raise ValueError(f"shape must be (B, C, *space), each at least 1, got {tuple(shape)}")
     if x_T is None:
         return noise_like(torch.empty(tuple(shape), device=device or "cpu"), generator)
     if tuple(shape) != x_T.shape:

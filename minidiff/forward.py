@@ -41,7 +41,7 @@ class NoiseSchedule:
     def __post_init__(self) -> None:
         """Refuse betas that describe no forward process."""
         betas = self.betas
-        if not isinstance(betas, Tensor) or betas.dtype != torch.float64 or betas.is_cuda:
+        if not isinstance(betas, Tensor) or betas.dtype != torch.float64 or betas.device.type != "cpu":
             got = f"{betas.dtype} on {betas.device}" if isinstance(betas, Tensor) else type(betas)
             raise TypeError(f"betas must be a float64 tensor on the CPU, got {got}")
         if betas.ndim != 1 or len(betas) == 0:
@@ -103,11 +103,11 @@ def linear_schedule(
     0.00635...
     """
     _check_n_steps(n_steps)
-    scale = 1000 / n_steps
-    if scale * max(beta_start, beta_end) >= 1:
+    scale, largest = 1000 / n_steps, max(beta_start, beta_end)
+    if scale * largest >= 1:
         raise ValueError(
-            f"n_steps must be greater than {1000 * max(beta_start, beta_end):g} for this linear "
-            f"schedule, got {n_steps}: its last beta would be {scale * beta_end:g}, not below 1"
+            f"n_steps must be greater than {1000 * largest:g} for this linear schedule, "
+            f"got {n_steps}: its largest beta would be {scale * largest:g}, not below 1"
         )
     return NoiseSchedule(
         torch.linspace(
@@ -140,7 +140,7 @@ def extract(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
 
     The gathering happens in float64 on the CPU; only the result takes on the dtype and device of
     `like`. So take roots and differences of the coefficients before, not after: 1 - a_bar at
-    t = 0 would keep no more than three digits in float32.
+    t = 0 would keep between three and four digits in float32.
 
     Args:
         values: One coefficient for each timestep, (T,) float64 on the CPU.
@@ -160,8 +160,9 @@ def extract(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
     """
     if not like.is_floating_point():
         raise TypeError(f"x must be a floating-point tensor (images in [-1, 1]), got {like.dtype}")
-    if t.dtype != torch.int64:
-        raise TypeError(f"t must be int64, got {t.dtype}")
+    if not isinstance(t, Tensor) or t.dtype != torch.int64:
+        got = t.dtype if isinstance(t, Tensor) else type(t)
+        raise TypeError(f"t must be int64, got {got}")
     if like.ndim == 0 or len(like) == 0:
         raise ValueError(f"x must have at least one item, got shape {tuple(like.shape)}")
     if t.shape != like.shape[:1]:

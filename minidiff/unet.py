@@ -365,6 +365,12 @@ class UNet(nn.Module):
             raise ValueError(
                 f"labels must be int64 of shape {tuple(t.shape)}, got {_describe(labels)}"
             )
+        # On a GPU the look would stall it; there the embedding itself refuses.
+        if labels.device.type == "cpu" and not 0 <= labels.min() <= labels.max() <= self.n_classes:
+            raise ValueError(
+                f"labels must lie in [0, {self.n_classes}], {self.n_classes} being no label, "
+                f"got {int(labels.min())}..{int(labels.max())}"
+            )
         return labels
 
     def _check(self, x_t: Tensor, t: Tensor) -> None:

@@ -1,0 +1,197 @@
+"""Where nothing is said about a device, results stay with their inputs, whatever the default.
+
+Every public function of the chapters runs on CPU inputs while "meta", a device that holds no
+numbers, is the default. A forgotten `device=` then fails without a GPU.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from minidiff import ddpm, forward, training, unet
+
+
+def generator() -> torch.Generator:
+    return torch.Generator("cpu").manual_seed(0)
+
+
+def randomised(module: nn.Module) -> nn.Module:
+    """No parameter stays zero, so that every path shows in the output."""
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return module
+
+
+torch.manual_seed(0)
+X, NOISE = torch.randn(2, 4, 1, 5, 5).unbind()
+H, TIME = torch.randn(4, 8, 5, 5), torch.randn(4, 32)
+T = torch.tensor([0, 7, 30, 49])
+SCHEDULE = forward.linear_schedule(50)
+CONTEXT = {"labels": torch.tensor([0, 1, 2, 3])}
+WORDS, MASK = torch.randn(4, 3, 6), torch.tensor([[True, True, False]] * 4)
+MODEL = randomised(unet.UNet(channels=(8, 16), n_classes=3, attention_levels=(0,)))
+DENOISE = ddpm.Denoiser(MODEL, SCHEDULE, "v", CONTEXT)
+RES = randomised(unet.ResBlock(8, 16, 32))
+SELF, CROSS = randomised(unet.Attention(8)), randomised(unet.Attention(8, context_dim=6))
+DOWN, MID = randomised(unet.DownBlock(8, 16, 32, attention=True)), randomised(unet.MidBlock(8, 32))
+UP = randomised(unet.UpBlock(8, 8, 16, 32, attention=True))
+STEP = ddpm.Step(0, X, X)
+
+
+def schedule_tensors(schedule: forward.NoiseSchedule) -> list[Tensor]:
+    names = ("betas", "alphas", "alphas_cumprod", "alphas_cumprod_prev", "posterior_variance")
+    return [getattr(schedule, name) for name in (*names, "snr")]
+
+
+def trained(run: Callable[[nn.Module, training.EMA, Path], Any], folder: Path) -> list[Any]:
+    """Two steps, a state saved, and two steps more from that state."""
+    results: list[Any] = []
+    for _ in range(2):
+        model = copy.deepcopy(MODEL)
+        ema = training.EMA(model)
+        results += [run(model, ema, folder / "state.safetensors"), model, ema.model]
+    return results
+
+
+def run_train(model: nn.Module, ema: training.EMA, path: Path) -> list[training.Progress]:
+    null = {"labels": torch.tensor(3, device="cpu")}
+    options = {"n_steps": 2, "batch_size": 3, "context": CONTEXT, "null_context": null}
+    return list(training.train(model, X, SCHEDULE, **options, ema=ema, state_path=path))
+
+
+def run_fit(model: nn.Module, ema: training.EMA, path: Path) -> list[training.Progress]:
+    loss_of = lambda g: training.train_step(model, X, T, SCHEDULE, CONTEXT, generator=g)  # noqa: E731
+    return list(training.fit(model, loss_of, n_steps=2, ema=ema, state_path=path))
+
+
+def updated_ema() -> nn.Module:
+    ema, other = training.EMA(MODEL), copy.deepcopy(MODEL)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(1)
+    ema.update(other)
+    return ema.model
+
+
+def saved_and_loaded(folder: Path) -> Any:
+    training.save_tensors(folder / "x.safetensors", {"x": X, "t": T}, {"by": "me"})
+    return training.load_tensors(folder / "x.safetensors")
+
+
+def autocast_product(folder: Path) -> Tensor:
+    with training.autocast(X.device):
+        return X @ X.mT
+
+
+# One call or several for each public name. Whatever is drawn without a generator is in here, too.
+CALLS: dict[str, Callable[[Path], Any]] = {
+    "NoiseSchedule": lambda _: schedule_tensors(forward.NoiseSchedule(SCHEDULE.betas.clone())),
+    "linear_schedule": lambda _: schedule_tensors(forward.linear_schedule(50)),
+    "cosine_schedule": lambda _: schedule_tensors(forward.cosine_schedule(50)),
+    "extract": lambda _: forward.extract(SCHEDULE.betas, T, like=X),
+    "noise_like": lambda _: [forward.noise_like(X, g) for g in (None, generator())],
+    "forward_diffusion": lambda _: [
+        forward.forward_diffusion(X, T, SCHEDULE),
+        forward.forward_diffusion(X, T, SCHEDULE, NOISE),
+        forward.forward_diffusion(X, T, SCHEDULE, generator=generator()),
+    ],
+    "get_timestep_embedding": lambda _: [
+        unet.get_timestep_embedding(t, 8) for t in (T, T.double())
+    ],
+    "ResBlock": lambda _: RES(H, TIME),
+    "Attention": lambda _: [SELF(H), CROSS(H, WORDS), CROSS(H, WORDS, MASK)],
+    "DownBlock": lambda _: DOWN(H, TIME),
+    "MidBlock": lambda _: MID(H, TIME),
+    "UpBlock": lambda _: UP(H[..., :3, :3], [H], TIME),
+    "UNet": lambda _: [MODEL(X, T, CONTEXT), MODEL(X, T)],
+    "training_target": lambda _: [
+        training.training_target(X, NOISE, T, SCHEDULE, kind) for kind in ("eps", "x_0", "v")
+    ],
+    "train_step": lambda _: training.train_step(MODEL, X, T, SCHEDULE, CONTEXT),
+    "EMA": lambda _: updated_ema(),
+    "Progress": lambda _: training.Progress(1, 2.0),
+    "train": lambda folder: trained(run_train, folder),
+    "fit": lambda folder: trained(run_fit, folder),
+    "step_generator": lambda _: training.draw_integers(9, 5, training.step_generator(1, 2)),
+    "draw_integers": lambda _: training.draw_integers(9, 5, generator()),
+    "learning_rate_at": lambda _: training.learning_rate_at(3, 10, 1.0, 2),
+    "drop_context": lambda _: training.drop_context(
+        CONTEXT, {"labels": torch.tensor(3, device="cpu")}, 0.5, generator()
+    ),
+    "autocast": autocast_product,
+    "save_tensors": saved_and_loaded,
+    "load_tensors": saved_and_loaded,
+    "check_prediction_type": lambda _: training.check_prediction_type("eps"),
+    "Prediction": lambda _: ddpm.Prediction(X, X, None),
+    "Denoiser": lambda _: DENOISE(X, T),
+    "posterior": lambda _: ddpm.posterior(X, NOISE, T, SCHEDULE),
+    "trailing_timesteps": lambda _: ddpm.trailing_timesteps(50, 7),
+    "respace": lambda _: schedule_tensors(ddpm.respace(SCHEDULE, T)),
+    "Step": lambda _: STEP,
+    "ddpm_steps": lambda _: list(ddpm.ddpm_steps(DENOISE, X.shape, 3, x_T=NOISE)),
+    "sample_ddpm": lambda _: [
+        ddpm.sample_ddpm(DENOISE, X.shape, 3),
+        ddpm.sample_ddpm(DENOISE, X.shape, 3, generator=generator(), variance="beta"),
+    ],
+    "last": lambda _: ddpm.last(iter([STEP])),
+    "start": lambda _: [ddpm.start(X.shape), ddpm.start(X.shape, generator=generator())],
+}
+
+
+def leaves(result: Any) -> Iterator[Any]:
+    """Every tensor and number in a result."""
+    if isinstance(result, nn.Module):
+        result = result.state_dict()
+    if isinstance(result, dict):
+        result = list(result.values())
+    if isinstance(result, (list, tuple)):
+        for item in result:
+            yield from leaves(item)
+    else:
+        yield result
+
+
+def run_seeded(call: Callable[[Path], Any], folder: Path) -> list[Any]:
+    folder.mkdir()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return list(leaves(call(folder)))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_default_device_changes_nothing(name, tmp_path):
+    expected = run_seeded(CALLS[name], tmp_path / "cpu")
+    with torch.device("meta"):
+        results = run_seeded(CALLS[name], tmp_path / "meta")
+    assert len(results) == len(expected)
+    for got, wanted in zip(results, expected, strict=True):
+        if isinstance(wanted, Tensor):
+            assert got.device.type == "cpu"
+            assert torch.equal(got, wanted)
+        else:
+            assert got == wanted
+
+
+def test_no_public_function_is_left_out():
+    public = {
+        name
+        for module in (forward, unet, training, ddpm)
+        for name, value in vars(module).items()
+        if (inspect.isfunction(value) or inspect.isclass(value))
+        and value.__module__ == module.__name__
+        and not name.startswith("_")
+    }
+    assert public == CALLS.keys()
+
+
+def test_a_forgotten_device_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(forward, "noise_like", lambda x, generator=None: torch.randn(x.shape))
+    CALLS["forward_diffusion"](tmp_path)
+    with torch.device("meta"), pytest.raises(RuntimeError, match="device meta"):
+        CALLS["forward_diffusion"](tmp_path)
