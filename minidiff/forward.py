@@ -41,7 +41,11 @@ class NoiseSchedule:
     def __post_init__(self) -> None:
         """Refuse betas that describe no forward process."""
         betas = self.betas
-        if not isinstance(betas, Tensor) or betas.dtype != torch.float64 or betas.device.type != "cpu":
+        if (
+            not isinstance(betas, Tensor)
+            or betas.dtype != torch.float64
+            or betas.device.type != "cpu"
+        ):
             got = f"{betas.dtype} on {betas.device}" if isinstance(betas, Tensor) else type(betas)
             raise TypeError(f"betas must be a float64 tensor on the CPU, got {got}")
         if betas.ndim != 1 or len(betas) == 0:
@@ -126,10 +130,15 @@ def cosine_schedule(
         s: Offset that keeps the first betas from vanishing.
         max_beta: Upper bound of beta; without it the last one would be 1.
 
+    Raises:
+        ValueError: If n_steps is no positive integer or max_beta does not lie in (0, 1].
+
     >>> cosine_schedule(4).alphas_cumprod
     tensor([8.4701e-01, 4.9384e-01, 1.4427e-01, 1.4427e-04], dtype=torch.float64)
     """
     _check_n_steps(n_steps)
+    if not 0 < max_beta <= 1:
+        raise ValueError(f"max_beta must lie in (0, 1], got {max_beta}")
     u = torch.arange(n_steps + 1, dtype=torch.float64, device="cpu") / n_steps  # 0, 1/T, ..., 1
     f = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2  # a_bar up to a factor, (T + 1,)
     return NoiseSchedule((1 - f[1:] / f[:-1]).clamp(max=max_beta))
@@ -173,8 +182,8 @@ def extract(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
     t = t.cpu()
     low, high = int(t.min()), int(t.max())
     if low < 0 or high >= len(values):
-        got = f"min {low}" if low < 0 else f"max {high}"
-        raise ValueError(f"t must be int64 in [0, {len(values)}), got {got}")
+        worst = f"min {low}" if low < 0 else f"max {high}"
+        raise ValueError(f"t must be int64 in [0, {len(values)}), got {worst}")
     return values[t].to(like).view(-1, *[1] * (like.ndim - 1))  # (B,) -> (B, 1, ..., 1)
 
 

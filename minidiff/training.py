@@ -11,6 +11,7 @@ no data loader whose position would have to be saved.
 from __future__ import annotations
 
 import copy
+import json
 import math
 import os
 import time
@@ -207,6 +208,8 @@ def train(
     """
     if len(x_0) == 0:
         raise ValueError("x_0 must hold at least one item, got none")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     context = dict(context or {})
     for name, values in context.items():
         if len(values) != len(x_0):
@@ -234,6 +237,8 @@ def train(
         seed=seed,
         state_path=state_path,
         save_every=save_every,
+        about=f"{batch_size=} {prediction_type=} {context_dropout=} data={tuple(x_0.shape)} "
+        f"schedule=({schedule.n_steps}, {schedule.betas.sum().item()}) ",
     )
 
 
@@ -250,13 +255,15 @@ def fit(
     seed: int = 0,
     state_path: Path | None = None,
     save_every: float = 60.0,
+    about: str = "",
 ) -> Iterator[Progress]:
     """Minimise any loss of a model, in place, step by step; `train` is built on it.
 
     AdamW with a linear warm-up and a cosine decay to zero; gradients clipped; bfloat16 autocast
     where the processor has it; channels last. With `state_path` the state is saved every
-    `save_every` seconds and at the end; called again, it continues where it stopped, bit for bit
-    on the CPU with the same number of threads (for a model that draws no randomness of its own).
+    `save_every` seconds, at the end, and when the generator is closed; called again, it continues
+    where it stopped, bit for bit on the CPU with the same number of threads (for a model that
+    draws no randomness of its own).
 
     Args:
         model: The model whose parameters are trained.
@@ -270,6 +277,7 @@ def fit(
         seed: With the step's number, decides all that loss_of draws.
         state_path: Where to save the state, a safetensors file.
         save_every: Seconds between two saves.
+        about: What else decides the training; a saved state with another text is refused.
 
     Yields:
         Progress(step, loss), step = 1..n_steps.
@@ -286,25 +294,34 @@ def fit(
     >>> loss < 0.01
     True
     """
+    if n_steps < 1:
+        raise ValueError(f"n_steps must be at least 1, got {n_steps}")
     device = next(model.parameters()).device
     model.to(memory_format=torch.channels_last)
     model.train()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
     )
-    settings = f"{n_steps=} {learning_rate=} {n_warmup=} {weight_decay=} {seed=}"
+    settings = (
+        f"{about}{n_steps=} {learning_rate=} {n_warmup=} {weight_decay=} {max_grad_norm=} {seed=} "
+        f"ema_decay={None if ema is None else ema.decay} "
+        f"shapes={[tuple(value.shape) for value in model.state_dict().values()]}"
+    )
     done = 0
     if state_path is not None and state_path.exists():
         done = _load_state(state_path, settings, model, optimizer, ema)
-    saved = time.monotonic()
+    saved, saved_step = time.monotonic(), done
 
     for step in range(done + 1, n_steps + 1):
+        buffers = [buffer.clone() for buffer in model.buffers()]  # a forward pass may move them
         with autocast(device):
             loss = loss_of(step_generator(seed, step))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
         if not (loss.isfinite() and norm.isfinite()):  # nothing has been applied yet
+            for buffer, before in zip(model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
             if state_path is not None and step > 1:
                 _save_state(state_path, settings, step - 1, model, optimizer, ema)
             raise FloatingPointError(
@@ -318,8 +335,13 @@ def fit(
             ema.update(model)
         if state_path is not None and (step == n_steps or time.monotonic() - saved >= save_every):
             _save_state(state_path, settings, step, model, optimizer, ema)
-            saved = time.monotonic()
-        yield Progress(step, loss.item())
+            saved, saved_step = time.monotonic(), step
+        try:
+            yield Progress(step, loss.item())
+        except GeneratorExit:  # whoever draws the steps has had enough
+            if state_path is not None and saved_step < step:
+                _save_state(state_path, settings, step, model, optimizer, ema)
+            raise
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -373,6 +395,8 @@ def drop_context(
     >>> drop_context({"labels": torch.tensor([1, 2])}, {"labels": torch.tensor(10)}, 1.0, generator)
     {'labels': tensor([10, 10])}
     """
+    if not 0 <= probability <= 1:
+        raise ValueError(f"probability must lie in [0, 1], got {probability}")
     if context.keys() != null_context.keys():
         raise ValueError(f"null_context must have {sorted(context)}, got {sorted(null_context)}")
     n_items = len(next(iter(context.values())))
@@ -410,16 +434,18 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     Args:
         path: The file; its folder is made if need be.
         tensors: What to write.
-        metadata: Text to store in the file's header.
+        metadata: Text to store in the file's header, as JSON under the name "about".
 
     >>> import tempfile
     >>> save_tensors(Path(tempfile.mkdtemp()) / "a.safetensors", {"x": torch.ones(1)}, {"by": "me"})
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.part")  # one that a killed process left is overwritten
     try:
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(whole, part, dict(metadata))
+        # One entry, since safetensors writes several in another order each time.
+        save_file(whole, part, {"about": json.dumps(dict(metadata), sort_keys=True)})
+        part.chmod(0o644)  # safetensors leaves it readable by its owner alone
         with part.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
@@ -442,8 +468,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise FileNotFoundError(f"no weight file at {path}")
     try:
         with safe_open(path, "pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
+            about = json.loads((file.metadata() or {}).get("about", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+    except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no whole safetensors file ({error})") from error
 
 

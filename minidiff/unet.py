@@ -24,7 +24,7 @@ def get_timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) ->
     Args:
         t: Timesteps, (B,), integer or floating point.
         dim: Number of features; even, at least 2.
-        max_period: The longest wavelength is 2 pi times this.
+        max_period: The longest wavelength is nearly 2 pi times this.
 
     Returns:
         (B, dim) float32 (float64 for float64 t): cosines in the first half, sines in the second.
@@ -111,7 +111,7 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.n_heads = math.gcd(4, dim) if n_heads is None else n_heads
-        if dim % self.n_heads:
+        if self.n_heads < 1 or dim % self.n_heads:
             raise ValueError(f"n_heads must divide dim = {dim}, got {n_heads}")
         self.context_dim = context_dim
         self.norm = _group_norm(dim)
@@ -135,10 +135,20 @@ class Attention(nn.Module):
         if (context is None) != (self.context_dim is None):
             wanted = "no context" if self.context_dim is None else "a context (B, N, context_dim)"
             raise ValueError(f"this attention takes {wanted}, got {_describe(context)}")
-        if mask is not None and not mask.any(dim=1).all():
+        if context is not None and (
+            context.ndim != 3 or len(context) != len(x) or context.shape[2] != self.context_dim
+        ):
             raise ValueError(
-                "mask must leave at least one entry of each sequence, got a row of False"
+                f"context must be ({len(x)}, N, {self.context_dim}), got {tuple(context.shape)}"
             )
+        if mask is not None:
+            shape = (len(x), x[0, 0].numel() if context is None else context.shape[1])
+            if mask.dtype != torch.bool or mask.shape != shape:  # a float mask would be added
+                raise ValueError(f"mask must be bool of shape {shape}, got {_describe(mask)}")
+            if not mask.any(dim=1).all():
+                raise ValueError(
+                    "mask must leave at least one entry of each sequence, got a row of False"
+                )
         h = self.norm(x).flatten(2).transpose(1, 2)  # (B, dim, *space) -> (B, L, dim)
         q = self._split(self.to_q(h))  # (B, heads, L, dim / heads)
         k, v = map(self._split, self.to_kv(h if context is None else context).chunk(2, dim=-1))
@@ -303,6 +313,8 @@ class UNet(nn.Module):
         super().__init__()
         if not channels:
             raise ValueError("channels must name at least one level, got none")
+        if n_blocks < 1:
+            raise ValueError(f"n_blocks must be at least 1, got {n_blocks}")
         self.in_channels = in_channels
         self.n_classes = n_classes
         self.embedding_dim = channels[0] + channels[0] % 2  # sines and cosines: an even number
@@ -345,7 +357,7 @@ class UNet(nn.Module):
         time = get_timestep_embedding(t, self.embedding_dim).to(self.conv_in.weight.dtype)
         time = self.time(time)  # (B, embedding_dim) -> (B, time_dim)
         if self.labels is not None:
-            time = time + self.labels(self._labels_of(context, t))
+            time = time + self.labels(_labels_of(context, t, none=self.labels.num_embeddings - 1))
         h = self.conv_in(x_t)
         skips: list[list[Tensor]] = []
         for down in self.downs:
@@ -357,32 +369,32 @@ class UNet(nn.Module):
         out: Tensor = self.conv_out(F.silu(self.norm_out(h)))
         return out
 
-    def _labels_of(self, context: Mapping[str, Tensor] | None, t: Tensor) -> Tensor:
-        if context is None or "labels" not in context:
-            return torch.full_like(t, self.n_classes, dtype=torch.int64)  # type: ignore[arg-type]
-        labels = context["labels"]
-        if labels.dtype != torch.int64 or labels.shape != t.shape:
-            raise ValueError(
-                f"labels must be int64 of shape {tuple(t.shape)}, got {_describe(labels)}"
-            )
-        # On a GPU the look would stall it; there the embedding itself refuses.
-        if labels.device.type == "cpu" and not 0 <= labels.min() <= labels.max() <= self.n_classes:
-            raise ValueError(
-                f"labels must lie in [0, {self.n_classes}], {self.n_classes} being no label, "
-                f"got {int(labels.min())}..{int(labels.max())}"
-            )
-        return labels
-
     def _check(self, x_t: Tensor, t: Tensor) -> None:
-        if x_t.ndim != 4 or x_t.shape[1] != self.in_channels or len(x_t) == 0:
+        if x_t.ndim != 4 or x_t.shape[1] != self.in_channels or x_t.numel() == 0:
             raise ValueError(f"x_t must be (B, {self.in_channels}, H, W), got {tuple(x_t.shape)}")
         if t.shape != x_t.shape[:1]:
             raise ValueError(f"t must have shape ({len(x_t)},), got {tuple(t.shape)}")
 
 
+def _labels_of(context: Mapping[str, Tensor] | None, t: Tensor, none: int) -> Tensor:
+    """Return the labels of a batch, "none" where there are none."""
+    if context is None or "labels" not in context:
+        return torch.full_like(t, none, dtype=torch.int64)
+    labels = context["labels"]
+    if labels.dtype != torch.int64 or labels.shape != t.shape:
+        raise ValueError(f"labels must be int64 of shape {tuple(t.shape)}, got {_describe(labels)}")
+    # On a GPU the look would stall it; there the embedding itself refuses.
+    if labels.device.type == "cpu" and not 0 <= labels.min() <= labels.max() <= none:
+        raise ValueError(
+            f"labels must lie in [0, {none}], {none} being no label, "
+            f"got {int(labels.min())}..{int(labels.max())}"
+        )
+    return labels
+
+
 def _group_norm(channels: int) -> nn.GroupNorm:
     """Normalise over 8 groups, or fewer where these would be unequal or under four channels."""
-    return nn.GroupNorm(math.gcd(8, channels // 4, channels), channels)
+    return nn.GroupNorm(math.gcd(8, max(channels // 4, 1), channels), channels)
 
 
 def _zero(module: nn.Module) -> nn.Module:

@@ -200,7 +200,7 @@ def test_an_unclipped_cosine_has_zero_terminal_snr():
 
 @pytest.mark.parametrize("max_beta", [0.0, -0.5, math.nan])
 def test_a_cosine_schedule_that_cannot_be_is_refused(max_beta):
-    with pytest.raises(ValueError, match=re.escape(f"betas must lie in (0, 1), got {max_beta}")):
+    with pytest.raises(ValueError, match=re.escape(f"max_beta must lie in (0, 1], got {max_beta}")):
         cosine_schedule(10, max_beta=max_beta)
 
 
