@@ -1,0 +1,28 @@
+"""Every bound that the course holds itself to, in one table.
+
+Notebooks, tests and `make measure` read it. A bound is set before its result is known, and is
+never loosened to fit one.
+"""
+
+from types import MappingProxyType
+
+BOUNDS = MappingProxyType(
+    {
+        # The judge: share of the 10,000 test images that it classifies correctly, at least.
+        "judge_accuracy": 0.925,
+        # Samples of `fashion`, N = 2,000 a seed, three seeds, no guidance, at most 250 calls:
+        # share that the judge takes for the class asked for, relative to its accuracy on real
+        # test images, at least;
+        "fashion_agreement": 0.95,
+        # Frechet distance in the judge's features to the training set, relative to that of
+        # 2,000 real test images, at most;
+        "fashion_frechet_ratio": 12.0,
+        # mean distance in pixels to the nearest training image, relative to that of test images,
+        # at least (a model that copies its training set has 0).
+        "fashion_nearest_ratio": 0.9,
+        # Digits trained live in chapter 03: share recognised as the digit asked for, at least;
+        "digits_agreement": 0.85,
+        # seconds that the training takes on two idle cores, at most.
+        "digits_seconds": 90.0,
+    }
+)

@@ -1,0 +1,164 @@
+"""Weight files: safetensors in half precision that carry the recipe they were made by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from minidiff.ddpm import Denoiser
+from minidiff.forward import NoiseSchedule
+from minidiff.training import EMA, Context, Progress, load_tensors, save_tensors
+from minidiff.zoo.recipes import RECIPES, DiffusionRecipe, Recipe
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A trained model, ready to be used, and where it came from."""
+
+    model: nn.Module
+    recipe: Recipe
+    metadata: Mapping[str, str]
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule the model was trained with."""
+        return self._diffusion().schedule()
+
+    def denoiser(
+        self, context: Context | None = None, clip: tuple[float, float] | None = (-1.0, 1.0)
+    ) -> Denoiser:
+        """Make the `Denoiser` that the samplers take."""
+        recipe = self._diffusion()
+        return Denoiser(self.model, recipe.schedule(), recipe.prediction_type, context, clip)
+
+    def _diffusion(self) -> DiffusionRecipe:
+        if not isinstance(self.recipe, DiffusionRecipe):
+            raise ValueError(f"{self.recipe.name!r} is no diffusion model")
+        return self.recipe
+
+
+def load(name: str, device: torch.device | str = "cpu", path: Path | None = None) -> Pretrained:
+    """Load a shipped model.
+
+    Args:
+        name: A key of RECIPES.
+        device: Where to put it.
+        path: Another weight file made by the same recipe.
+
+    Returns:
+        The model in float32, in evaluation mode, without gradients.
+
+    Raises:
+        ValueError: If there is no such recipe, or the file is damaged or fits another model.
+        FileNotFoundError: If the weight file is missing.
+
+    >>> load("no such model")
+    Traceback (most recent call last):
+    ValueError: name must be one of fashion, judge, got 'no such model'
+    """
+    recipe = recipe_named(name)
+    path = WEIGHTS / f"{name}.safetensors" if path is None else path
+    tensors, metadata = load_tensors(path)
+    if metadata.get("sha256") != digest(tensors, metadata):
+        raise ValueError(f"{path} was altered: its content does not match its checksum")
+    model = recipe.model()
+    try:
+        model.load_state_dict(tensors)  # half precision is widened to float32 here
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit the model {name!r}") from error
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Pretrained(model.requires_grad_(False).eval(), recipe, metadata)
+
+
+def recipe_named(name: str) -> Recipe:
+    """Return the recipe, or raise a ValueError that names those that there are."""
+    if name not in RECIPES:
+        raise ValueError(f"name must be one of {', '.join(sorted(RECIPES))}, got {name!r}")
+    return RECIPES[name]
+
+
+def train_recipe(
+    name: str,
+    device: torch.device | str = "cpu",
+    out: Path | None = None,
+    state: Path | None = None,
+    n_steps: int | None = None,
+) -> Iterator[Progress]:
+    """Train a recipe from its first step, or from where it was killed, and write its weight file.
+
+    Args:
+        name: A key of RECIPES.
+        device: Where to train.
+        out: The weight file to write at the end; the shipped one by default.
+        state: Where the training's state is kept meanwhile; beside `out` by default.
+        n_steps: A shorter or longer training than the recipe's; needs an `out` of its own.
+
+    Yields:
+        Progress(step, loss), as `train` does.
+
+    Raises:
+        ValueError: If there is no such recipe, or n_steps comes without `out`.
+    """
+    recipe = recipe_named(name)
+    if n_steps is not None:
+        if out is None:
+            raise ValueError("out must be given with n_steps: the shipped file keeps its recipe")
+        recipe = replace(recipe, n_steps=n_steps)
+    out = WEIGHTS / f"{name}.safetensors" if out is None else out
+    state = out.with_suffix(".state.safetensors") if state is None else state
+    with torch.random.fork_rng(devices=[]):  # layers draw their first weights globally
+        torch.manual_seed(recipe.seed)
+        model = recipe.model().to(device)
+    ema = EMA(model, recipe.ema_decay)
+    yield from recipe.train(model, ema, state)
+    save_weights(out, ema.model, recipe)
+    state.unlink(missing_ok=True)
+
+
+def save_weights(path: Path, model: nn.Module, recipe: Recipe) -> None:
+    """Write a model in half precision with its recipe in the metadata.
+
+    Args:
+        path: The file to write.
+        model: Its weights are stored; floating-point ones as float16.
+        recipe: What made them.
+    """
+    tensors = {
+        name: value.detach().cpu().half() if value.is_floating_point() else value.cpu()
+        for name, value in model.state_dict().items()
+    }
+    metadata = {
+        "recipe": json.dumps(asdict(recipe), sort_keys=True),
+        "recipe_hash": recipe_hash(recipe),
+        "data": "Fashion-MNIST, training split",
+        "steps": str(recipe.n_steps),
+        "seed": str(recipe.seed),
+        "torch": torch.__version__,
+        "license": "MIT",
+    }
+    save_tensors(path, tensors, metadata | {"sha256": digest(tensors, metadata)})
+
+
+def digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of all tensors, and all other metadata."""
+    about = {name: text for name, text in metadata.items() if name != "sha256"}
+    sha = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def recipe_hash(recipe: Any) -> str:
+    """Sixteen hexadecimal digits that change whenever the recipe does."""
+    text = json.dumps(asdict(recipe), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

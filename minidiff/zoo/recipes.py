@@ -1,0 +1,150 @@
+"""What was trained, and how: one recipe for each weight file that the course ships.
+
+A recipe is all numbers that decide the weights. Its hash stands in the weight file's metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minidiff.data import load_fashion
+from minidiff.forward import NoiseSchedule, cosine_schedule, linear_schedule
+from minidiff.training import EMA, PredictionType, Progress, draw_integers, fit, train
+from minidiff.unet import UNet
+from minidiff.zoo.judges import Judge, augment
+
+SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule}
+
+
+@dataclass(frozen=True)
+class DiffusionRecipe:
+    """A class-conditional UNet on Fashion-MNIST, with labels dropped so that it can be guided."""
+
+    name: str
+    about: str
+    channels: tuple[int, ...]
+    attention_levels: tuple[int, ...]
+    n_blocks: int
+    schedule_name: Literal["linear", "cosine"]
+    prediction_type: PredictionType
+    n_steps: int
+    batch_size: int
+    learning_rate: float
+    n_warmup: int
+    label_dropout: float
+    ema_decay: float
+    seed: int = 0
+
+    def schedule(self) -> NoiseSchedule:
+        """Make the noise schedule of the training."""
+        return SCHEDULES[self.schedule_name]()
+
+    def model(self) -> UNet:
+        """Make the untrained model."""
+        return UNet(1, 1, self.channels, self.n_blocks, self.attention_levels, n_classes=10)
+
+    def train(self, model: nn.Module, ema: EMA, state_path: Path | None) -> Iterator[Progress]:
+        """Train the model on the training split."""
+        x_0, labels = load_fashion("train")
+        return train(
+            model,
+            x_0,
+            self.schedule(),
+            n_steps=self.n_steps,
+            batch_size=self.batch_size,
+            prediction_type=self.prediction_type,
+            context={"labels": labels},
+            null_context={"labels": torch.tensor(10, device="cpu")},
+            context_dropout=self.label_dropout,
+            learning_rate=self.learning_rate,
+            n_warmup=self.n_warmup,
+            ema=ema,
+            seed=self.seed,
+            state_path=state_path,
+        )
+
+
+@dataclass(frozen=True)
+class JudgeRecipe:
+    """A classifier of Fashion-MNIST."""
+
+    name: str
+    about: str
+    n_steps: int
+    batch_size: int
+    learning_rate: float
+    n_warmup: int
+    weight_decay: float
+    label_smoothing: float
+    ema_decay: float
+    seed: int = 0
+
+    def model(self) -> Judge:
+        """Make the untrained model."""
+        return Judge()
+
+    def train(self, model: nn.Module, ema: EMA, state_path: Path | None) -> Iterator[Progress]:
+        """Train the classifier on the training split, mirrored and shifted at random."""
+        x_0, labels = load_fashion("train")
+        device = next(model.parameters()).device
+
+        def loss_of(generator: torch.Generator) -> Tensor:
+            index = draw_integers(len(x_0), self.batch_size, generator)
+            logits = model(augment(x_0[index], generator).to(device))
+            return F.cross_entropy(
+                logits.float(), labels[index].to(device), label_smoothing=self.label_smoothing
+            )
+
+        return fit(
+            model,
+            loss_of,
+            n_steps=self.n_steps,
+            learning_rate=self.learning_rate,
+            n_warmup=self.n_warmup,
+            weight_decay=self.weight_decay,
+            ema=ema,
+            seed=self.seed,
+            state_path=state_path,
+        )
+
+
+Recipe = DiffusionRecipe | JudgeRecipe
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        DiffusionRecipe(
+            name="fashion",
+            about="Fashion-MNIST by class label; chapters 00 to 08",
+            channels=(48, 96, 160),
+            attention_levels=(),  # the bottom, 7x7, has it always
+            n_blocks=1,
+            schedule_name="cosine",
+            prediction_type="v",
+            n_steps=9000,
+            batch_size=64,
+            learning_rate=1e-3,
+            n_warmup=300,
+            label_dropout=0.1,
+            ema_decay=0.999,
+        ),
+        JudgeRecipe(
+            name="judge",
+            about="Fashion-MNIST classifier; looks at samples, never at a training",
+            n_steps=5000,
+            batch_size=128,
+            learning_rate=2e-3,
+            n_warmup=200,
+            weight_decay=0.05,
+            label_smoothing=0.1,
+            ema_decay=0.995,
+        ),
+    )
+}

@@ -1,0 +1,489 @@
+"""The shipped models: whole, honest about where they come from, and judged by one that can see."""
+
+import itertools
+import json
+import re
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from minidiff import training
+from minidiff.data import DataNotFound, load_fashion
+from minidiff.training import load_tensors, save_tensors
+from minidiff.zoo import (
+    BOUNDS,
+    RECIPES,
+    WEIGHTS,
+    DiffusionRecipe,
+    Judge,
+    JudgeRecipe,
+    Pretrained,
+    frechet_distance,
+    judge_images,
+    load,
+    nearest_distances,
+    recipe_hash,
+    recipes,
+    sample,
+    save_weights,
+    train_recipe,
+)
+from minidiff.zoo.judges import augment
+
+NAMES = sorted(RECIPES)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64)
+
+
+def shipped(name: str) -> Path:
+    path = WEIGHTS / f"{name}.safetensors"
+    if not path.exists():
+        pytest.skip(f"THE WEIGHTS ARE MISSING: {path.name}; make them with `minidiff train {name}`")
+    return path
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    shipped("judge")
+    model = load("judge").model
+    assert isinstance(model, Judge)
+    return model
+
+
+@pytest.fixture(scope="module")
+def fashion() -> dict[str, tuple[Tensor, Tensor]]:
+    """The real data: 10,000 test images, and 4,000 of the training images."""
+    try:
+        images, labels = load_fashion("train")
+        return {"train": (images[:4000], labels[:4000]), "test": load_fashion("test")}
+    except DataNotFound as error:
+        pytest.skip(str(error))
+
+
+Features = dict[str, tuple[Tensor, Tensor]]
+
+
+@pytest.fixture(scope="module")
+def judged(judge: Judge, fashion: dict[str, tuple[Tensor, Tensor]]) -> Features:
+    """What the judge says of the real images: classes and features of either split."""
+    return {split: judge_images(judge, images) for split, (images, _) in fashion.items()}
+
+
+# --- weight files -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_model_is_ready_to_be_used(name: str) -> None:
+    shipped(name)
+    pretrained = load(name)
+    assert isinstance(pretrained.model, type(RECIPES[name].model()))
+    assert not pretrained.model.training
+    assert {parameter.dtype for parameter in pretrained.model.parameters()} == {torch.float32}
+    assert not any(parameter.requires_grad for parameter in pretrained.model.parameters())
+    assert all(p.isfinite().all() and p.abs().max() > 0 for p in pretrained.model.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_weight_file_says_how_it_was_made(name: str) -> None:
+    tensors, metadata = load_tensors(shipped(name))
+    recipe = RECIPES[name]
+    assert metadata["recipe_hash"] == recipe_hash(recipe)
+    assert json.loads(metadata["recipe"]) == json.loads(json.dumps(asdict(recipe)))
+    assert metadata["steps"] == str(recipe.n_steps)
+    assert metadata["seed"] == str(recipe.seed)
+    assert metadata["data"] == "Fashion-MNIST, training split"
+    assert metadata["license"] == "MIT"
+    assert metadata["torch"]
+    floating = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    assert floating == {torch.float16}
+
+
+def test_all_weight_files_together_stay_small() -> None:
+    assert sum(path.stat().st_size for path in WEIGHTS.glob("*")) < 20 * 2**20
+    assert {path.stem for path in WEIGHTS.glob("*.safetensors")} <= set(NAMES)
+
+
+def test_the_hash_of_a_recipe_changes_with_each_of_its_numbers() -> None:
+    recipe = RECIPES["judge"]
+    assert isinstance(recipe, JudgeRecipe)
+    changed = [
+        replace(recipe, n_steps=recipe.n_steps + 1),
+        replace(recipe, learning_rate=1.1 * recipe.learning_rate),
+        replace(recipe, seed=1),
+    ]
+    assert len({recipe_hash(r) for r in [recipe, *changed]}) == 4
+    assert recipe_hash(replace(recipe)) == recipe_hash(recipe)
+    assert re.fullmatch("[0-9a-f]{16}", recipe_hash(recipe))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A weight file of the judge's recipe, untrained."""
+    torch.manual_seed(0)
+    path = tmp_path / "judge.safetensors"
+    save_weights(path, Judge(), RECIPES["judge"])
+    return path
+
+
+def test_weights_come_back_to_half_precision(file: Path) -> None:
+    torch.manual_seed(0)
+    model, pretrained = Judge(), load("judge", path=file)
+    for name, value in pretrained.model.state_dict().items():
+        original = model.state_dict()[name]
+        assert value.dtype == original.dtype
+        assert torch.equal(value, original.half().to(original.dtype))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.9999])
+def test_a_truncated_weight_file_is_refused(file: Path, share: float) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match="judge.safetensors is no whole safetensors file"):
+        load("judge", path=file)
+
+
+def test_a_flipped_bit_anywhere_is_refused(file: Path) -> None:
+    """In the length, in the header (names, shapes, recipe, padding) or in the numbers."""
+    content = file.read_bytes()
+    end_of_header = 8 + int.from_bytes(content[:8], "little")
+    positions = [
+        *range(8),
+        *range(8, end_of_header, 23),
+        *range(end_of_header, len(content), len(content) // 20),
+        len(content) - 1,
+    ]
+    accepted = []
+    for position in positions:
+        altered = bytearray(content)
+        altered[position] ^= 1 << position % 8
+        file.write_bytes(altered)
+        with suppress(ValueError):
+            load("judge", path=file)
+            accepted.append(content[max(8, position - 20) : position + 20])
+    assert accepted == []
+
+
+def test_altered_weights_are_named_as_such(file: Path) -> None:
+    tensors, metadata = load_tensors(file)
+    tensors["head.bias"][0] += 1
+    save_tensors(file, tensors, metadata)
+    message = re.escape(f"{file} was altered: its content does not match its checksum")
+    with pytest.raises(ValueError, match=message):
+        load("judge", path=file)
+
+
+def test_a_pickle_is_refused(file: Path) -> None:
+    torch.save(Judge().state_dict(), file)
+    with pytest.raises(ValueError, match="judge.safetensors is no whole safetensors file"):
+        load("judge", path=file)
+
+
+def test_the_weights_of_another_model_are_refused(file: Path) -> None:
+    with pytest.raises(ValueError, match="judge.safetensors does not fit the model 'fashion'"):
+        load("fashion", path=file)
+
+
+def test_unknown_names_and_missing_files_are_refused(tmp_path: Path) -> None:
+    message = "name must be one of fashion, judge, got 'nothing'"
+    with pytest.raises(ValueError, match=message):
+        load("nothing")
+    with pytest.raises(ValueError, match=message):
+        next(train_recipe("nothing"))
+    with pytest.raises(ValueError, match="out must be given with n_steps"):
+        next(train_recipe("judge", n_steps=2))
+    with pytest.raises(FileNotFoundError, match="no weight file at .*nothing.safetensors"):
+        load("judge", path=tmp_path / "nothing.safetensors")
+
+
+# --- making them again --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same recipes for three steps on three hundred images, saved at every step."""
+    diffusion, classifier = RECIPES["fashion"], RECIPES["judge"]
+    assert isinstance(diffusion, DiffusionRecipe)
+    assert isinstance(classifier, JudgeRecipe)
+    small = replace(diffusion, n_steps=3, batch_size=4, channels=(8, 16), attention_levels=(1,))
+    monkeypatch.setitem(RECIPES, "fashion", small)
+    monkeypatch.setitem(RECIPES, "judge", replace(classifier, n_steps=3, batch_size=4))
+    data = normal(300, 1, 28, 28).float().clamp(-1, 1), torch.arange(300) % 10
+    monkeypatch.setattr(recipes, "load_fashion", lambda split: data)
+    minutes = itertools.count(step=100.0)
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=minutes.__next__))
+
+
+@pytest.mark.usefixtures("small_recipes")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_makes_the_same_file_again_even_if_it_was_interrupted(
+    name: str, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    before = torch.get_rng_state()
+    assert [step for step, _ in train_recipe(name, out=first)] == [1, 2, 3]
+    assert torch.equal(torch.get_rng_state(), before)
+
+    steps = train_recipe(name, out=second)
+    assert [next(steps).step for _ in range(2)] == [1, 2]
+    steps.close()
+    assert not second.exists()
+    torch.manual_seed(1)  # the next process does not know what the last one drew
+    assert [step for step, _ in train_recipe(name, out=second)] == [3]
+
+    assert {path.name for path in tmp_path.iterdir()} == {first.name, second.name}
+    metadata = load(name, path=first).metadata
+    assert metadata["recipe_hash"] == recipe_hash(RECIPES[name])
+    assert metadata["sha256"] == load_tensors(second)[1]["sha256"]
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.usefixtures("small_recipes")
+def test_the_shipped_model_is_the_average_and_not_the_last_step(tmp_path: Path) -> None:
+    state = tmp_path / "kept" / "state.safetensors"
+    steps = train_recipe("fashion", out=tmp_path / "a.safetensors", state=state)
+    for _ in range(3):
+        next(steps)
+    tensors, _ = load_tensors(state)
+    assert list(steps) == []
+    model = load("fashion", path=tmp_path / "a.safetensors").model.state_dict()
+    assert all(torch.equal(value, tensors[f"ema.{k}"].half().float()) for k, value in model.items())
+    assert not all(torch.equal(v, tensors[f"model.{k}"].half().float()) for k, v in model.items())
+
+
+# --- drawing ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def untrained() -> Pretrained:
+    """A diffusion model of two small levels, with random weights."""
+    recipe = RECIPES["fashion"]
+    assert isinstance(recipe, DiffusionRecipe)
+    recipe = replace(recipe, channels=(4, 8), attention_levels=(1,))
+    model = recipe.model().eval().requires_grad_(False)
+    for i, parameter in enumerate(model.parameters()):
+        parameter += 0.1 * normal(*parameter.shape, seed=i)
+    return Pretrained(model, recipe, {})
+
+
+def test_samples_are_decided_by_the_generator_and_the_labels(untrained: Pretrained) -> None:
+    labels = torch.tensor([0, 5, 9, 10])
+    images = sample(untrained, labels, n_steps=3, generator=seeded(1))
+    assert images.shape == (4, 1, 28, 28)
+    assert images.dtype == torch.float32
+    assert images.abs().max() <= 1
+    assert torch.equal(sample(untrained, labels, 3, seeded(1)), images)
+    assert not torch.equal(sample(untrained, labels, 3, seeded(2)), images)
+    assert not torch.equal(sample(untrained, 10 - labels, 3, seeded(1))[0], images[0])
+
+
+def test_samples_are_drawn_in_batches(untrained: Pretrained) -> None:
+    images = sample(untrained, torch.arange(5), n_steps=2, generator=seeded(), batch_size=2)
+    generator = seeded()
+    parts = [
+        sample(untrained, part, n_steps=2, generator=generator)
+        for part in torch.arange(5).split(2)
+    ]  # fmt: skip
+    assert torch.equal(images, torch.cat(parts))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([11]), "labels must lie in [0, 10], 10 being no label, got 11..11"),
+        (torch.tensor([0.0]), "labels must be int64 of shape (1,), got torch.float32"),
+        (torch.tensor([], dtype=torch.int64), "each at least 1, got (0, 1, 28, 28)"),
+    ],
+)
+def test_bad_labels_are_refused(untrained: Pretrained, labels: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        sample(untrained, labels, n_steps=2)
+
+
+def test_the_denoiser_knows_what_the_model_was_trained_for(untrained: Pretrained) -> None:
+    labels = {"labels": torch.tensor([3])}
+    denoise = untrained.denoiser(labels, clip=None)
+    assert isinstance(untrained.recipe, DiffusionRecipe)
+    assert denoise.prediction_type == untrained.recipe.prediction_type
+    assert torch.equal(denoise.schedule.betas, untrained.recipe.schedule().betas)
+    assert (denoise.context, denoise.clip) == (labels, None)
+
+
+def test_a_judge_draws_nothing(file: Path) -> None:
+    with pytest.raises(ValueError, match="'judge' is no diffusion model"):
+        sample(load("judge", path=file), torch.tensor([0]))
+
+
+# --- the measures -------------------------------------------------------------------------------
+
+
+def frechet_by_eigenvalues(x: Tensor, y: Tensor) -> float:
+    """As torchmetrics computes it: complex eigenvalues of the unsymmetric product."""
+    cov_x, cov_y = torch.cov(x.T), torch.cov(y.T)
+    roots = torch.linalg.eigvals(cov_x @ cov_y).sqrt().real
+    shift = (x.mean(0) - y.mean(0)).square().sum()
+    return float(shift + cov_x.trace() + cov_y.trace() - 2 * roots.sum())
+
+
+@pytest.mark.parametrize("dim", [1, 3, 16])
+def test_frechet_distance_is_that_of_two_references(dim: int) -> None:
+    from scipy.linalg import sqrtm
+
+    x = normal(4 * dim + 5, dim) @ normal(dim, dim, seed=1)
+    y = normal(6 * dim + 5, dim, seed=2) @ normal(dim, dim, seed=3) + 1
+    cov_x, cov_y = torch.cov(x.T).view(dim, dim), torch.cov(y.T).view(dim, dim)
+    root = torch.from_numpy(sqrtm((cov_x @ cov_y).numpy())).real
+    shift = (x.mean(0) - y.mean(0)).square().sum()
+    by_root = float(shift + (cov_x + cov_y - 2 * root).trace())
+    distance = frechet_distance(x, y)
+    assert distance == pytest.approx(by_root, abs=1e-10 * max(1, by_root))
+    if dim > 1:
+        assert distance == pytest.approx(frechet_by_eigenvalues(x, y), abs=1e-10 * max(1, by_root))
+    assert distance == pytest.approx(frechet_distance(y, x), abs=1e-10 * max(1, by_root))
+
+
+def test_frechet_distance_of_a_scaled_and_shifted_set() -> None:
+    """Of x and a x + b it is |(1 - a) m - b|^2 + (1 - a)^2 tr C; a rotation changes nothing."""
+    x, a, b = normal(100, 8), 1.7, normal(8, seed=1)
+    expected = (-0.7 * x.mean(0) - b).square().sum() + 0.7**2 * x.var(0).sum()
+    assert frechet_distance(x, a * x + b) == pytest.approx(expected.item(), abs=1e-10)
+    rotation = torch.linalg.qr(normal(8, 8, seed=2)).Q
+    turned = frechet_distance(x @ rotation, (a * x + b) @ rotation)
+    assert turned == pytest.approx(expected.item(), abs=1e-10)
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-10)
+
+
+def test_frechet_distance_bears_sets_without_spread() -> None:
+    x = normal(50, 6)
+    constant = torch.full((10, 6), 2.0, dtype=torch.float64)
+    expected = (x.mean(0) - 2).square().sum() + x.var(0).sum()
+    assert frechet_distance(x, constant) == pytest.approx(expected.item(), abs=1e-10)
+    assert frechet_distance(constant, constant) == 0
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (normal(9, 2).float(), normal(9, 2), "x must be float64 (N, D) with N >= 2, got"),
+        (normal(9, 2), normal(9), "y must be float64 (N, D) with N >= 2, got"),
+        (normal(1, 2), normal(9, 2), "x must be float64 (N, D) with N >= 2, got"),
+        (normal(9, 2), normal(9, 3), "x and y must have as many features, got 2 and 3"),
+        (normal(9, 2), normal(9, 2) / 0, "y must be finite, got NaN or infinity"),
+    ],
+)
+def test_features_that_do_not_fit_are_refused(x: Tensor, y: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        frechet_distance(x, y)
+
+
+def test_nearest_distances_by_a_double_loop() -> None:
+    x, training_set = normal(300, 1, 4, 4).float(), normal(40, 1, 4, 4, seed=1).float()
+    expected = [min((a - b).double().norm().item() for b in training_set) for a in x]
+    difference = nearest_distances(x, training_set).double() - torch.tensor(expected).double()
+    assert difference.abs().max() <= 1e-4
+
+
+def test_nearest_distances_of_other_shapes_are_refused() -> None:
+    message = re.escape("x and training must have images of one shape, got (1, 2, 2) and (1, 4, 1)")
+    with pytest.raises(ValueError, match=message):
+        nearest_distances(torch.zeros(2, 1, 2, 2), torch.zeros(2, 1, 4, 1))
+
+
+def test_augment_mirrors_half_of_the_images_and_moves_them_by_two_pixels_at_most() -> None:
+    """One bright pixel in the right half, far enough from the edge to stay in the picture."""
+    x = torch.full((64, 1, 28, 28), -1.0)
+    x[:, :, 10, 20] = 1
+    before, generator, moves, n_mirrored = x.clone(), seeded(), set(), 0
+    for _ in range(100):
+        rows, columns = (augment(x, generator)[:, 0] == 1).nonzero()[:, 1:].unbind(1)
+        mirrored = columns < 14
+        shift = torch.stack([rows - 10, columns - torch.where(mirrored, 7, 20)], 1)
+        assert (shift == shift[0]).all()
+        moves.add(tuple(shift[0].tolist()))
+        n_mirrored += int(mirrored.sum())
+    assert moves <= set(itertools.product(range(-2, 3), repeat=2))
+    assert len(moves) >= 20  # of 25
+    assert n_mirrored == pytest.approx(3200, abs=4 * 1600**0.5)
+    assert torch.equal(x, before)
+
+
+# --- the judge, on real data and on what must not fool it ---------------------------------------
+
+
+def test_the_features_are_those_before_the_last_layer_and_many(judge: Judge) -> None:
+    x = normal(7, 1, 28, 28).float()
+    classes, features = judge_images(judge, x, batch_size=3)
+    assert features.dtype == torch.float64
+    assert features.shape[1] >= 128
+    with training.autocast(torch.device("cpu")):
+        expected = judge.features(x).double()
+    assert (features - expected).abs().max() <= 0.05 * expected.abs().max()
+    assert torch.equal(classes, judge.head(features.float()).argmax(1))
+
+
+def accuracy(judged: Features, fashion: dict[str, tuple[Tensor, Tensor]]) -> float:
+    return (judged["test"][0] == fashion["test"][1]).double().mean().item()
+
+
+def test_the_judge_recognises_real_images(
+    judged: Features, fashion: dict[str, tuple[Tensor, Tensor]]
+) -> None:
+    assert accuracy(judged, fashion) >= BOUNDS["judge_accuracy"]
+
+
+@pytest.mark.parametrize("fake", ["empty", "constant", "one image", "noise", "one class"])
+def test_what_is_no_diverse_set_of_clothes_is_far_from_the_real_one(
+    fake: str, judge: Judge, judged: Features, fashion: dict[str, tuple[Tensor, Tensor]]
+) -> None:
+    images, labels = fashion["test"]
+    fakes = {
+        "empty": torch.full((200, 1, 28, 28), -1.0),
+        "constant": torch.zeros(200, 1, 28, 28),
+        "one image": images[:1].expand(200, -1, -1, -1),
+        "noise": normal(200, 1, 28, 28).float().clamp(-1, 1),
+        "one class": images[labels == 1],
+    }
+    real = judged["train"][1]
+    floor = frechet_distance(judged["test"][1][:2000], real)
+    distance = frechet_distance(judge_images(judge, fakes[fake])[1], real)
+    assert distance > 2 * BOUNDS["fashion_frechet_ratio"] * floor
+
+
+def test_the_frechet_distance_of_real_images_is_its_own_floor(judged: Features) -> None:
+    """The control: another 2,000 real images pass the bound by far."""
+    test, train = judged["test"][1], judged["train"][1]
+    ratio = frechet_distance(test[2000:4000], train) / frechet_distance(test[:2000], train)
+    assert 0.5 < ratio < 2
+
+
+def test_a_copied_training_set_is_caught(fashion: dict[str, tuple[Tensor, Tensor]]) -> None:
+    train, test = fashion["train"][0], fashion["test"][0][:500]
+    floor = nearest_distances(test, train).mean()
+    bound = BOUNDS["fashion_nearest_ratio"]
+    assert nearest_distances(fashion["test"][0][500:1000], train).mean() >= bound * floor  # control
+    copies = train[:500]
+    assert nearest_distances(copies, train).mean() < 0.01 * floor
+    disguised = (copies + 0.1 * normal(*copies.shape).float()).clamp(-1, 1)
+    assert nearest_distances(disguised, train).mean() < bound * floor
+
+
+@pytest.mark.slow
+def test_the_shipped_model_draws_what_it_is_asked_for(judge: Judge) -> None:
+    """A quick look, without selection; the bounds themselves are measured on 2,000 samples."""
+    shipped("fashion")
+    labels = torch.arange(50) % 10
+    images = sample(load("fashion"), labels, n_steps=25, generator=seeded())
+    agreement = (judge_images(judge, images)[0] == labels).double().mean().item()
+    expected = BOUNDS["fashion_agreement"] * BOUNDS["judge_accuracy"]
+    assert agreement >= expected - 4 * (expected * (1 - expected) / 50) ** 0.5
+    assert images.std(0).mean() > 0.3  # fifty different images
