@@ -1,0 +1,440 @@
+"""The interactives of the course: a picture, some controls, and a sentence that reads them.
+
+Every interactive is one `Explorer`: controls and a function from their values to a figure and a
+sentence. Where no kernel runs (on the web, in print) its first picture is shown instead.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ipywidgets
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence
+from torch.nn import functional as F
+
+from minidiff.ddpm import Denoiser, Step
+from minidiff.forward import (
+    NoiseSchedule,
+    cosine_schedule,
+    forward_diffusion,
+    linear_schedule,
+    noise_like,
+)
+from minidiff.lab.show import COLORS, draw_images, figure, png
+from minidiff.training import PredictionType, training_target
+from minidiff.unet import UNet
+
+Draw = Callable[..., tuple[Figure, str]]
+
+
+class Explorer:
+    """Controls above a picture that follows them.
+
+    Args:
+        draw: Takes the value of each control by name; returns a figure and a sentence that says
+            what is to be seen in it (shown below the picture, and the picture's alt text).
+        controls: Widgets by the names of draw's arguments, in the order in which they appear.
+
+    >>> from minidiff.lab.show import figure
+    >>> slider = ipywidgets.IntSlider(value=3, min=0, max=9, description="t")
+    >>> explorer = Explorer(lambda t: (figure()[0], f"t is {t}."), {"t": slider})
+    >>> slider.value = 4
+    >>> explorer.sentence
+    't is 4.'
+    """
+
+    def __init__(self, draw: Draw, controls: Mapping[str, ipywidgets.ValueWidget]) -> None:
+        self.draw = draw
+        self.controls = dict(controls)
+        self.picture = ipywidgets.HTML()
+        self.text = ipywidgets.HTML()
+        self.box = ipywidgets.VBox([*self.controls.values(), self.picture, self.text])
+        for control in self.controls.values():
+            control.style.description_width = "9em"
+            control.layout.width = "32em"
+            control.observe(self._update, names="value")
+        self._update()
+
+    def _update(self, change: Any = None) -> None:
+        """Redraw for the controls' present values."""
+        fig, self.sentence = self.draw(**{name: c.value for name, c in self.controls.items()})
+        self.png = png(fig)
+        data, alt = base64.b64encode(self.png).decode(), html.escape(self.sentence)
+        self.picture.value = f'<img src="data:image/png;base64,{data}" alt="{alt}">'
+        self.text.value = f'<span role="status" aria-live="polite">{alt}</span>'
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Show the live widget where there is a kernel, and the picture everywhere else."""
+        bundle: dict[str, Any] = self.box._repr_mimebundle_(**kwargs) or {}
+        picture = base64.b64encode(self.png).decode()
+        bundle |= {"image/png": picture, "text/plain": self.sentence}
+        return bundle, {"image/png": {"alt": self.sentence}}
+
+
+def forward_explorer(x_0: Tensor, seed: int = 0) -> Explorer:
+    """Images at any timestep of two schedules; only the mixture changes, the noise stays.
+
+    Args:
+        x_0: Clean images (B, C, H, W) in [-1, 1], one row of them.
+        seed: Of the noise.
+
+    >>> explorer = forward_explorer(torch.zeros(2, 1, 8, 8))
+    >>> explorer.controls["t"].value = 999
+    >>> explorer.sentence
+    't = 999, linear: x_t = 0.0064 x_0 + 1.0000 noise. SNR 4e-05: more noise than picture.'
+    """
+    schedules = {"linear": linear_schedule(), "cosine": cosine_schedule()}
+    noise = noise_like(x_0, torch.Generator().manual_seed(seed))
+
+    def draw(schedule_name: str, t: int) -> tuple[Figure, str]:
+        schedule = schedules[schedule_name]
+        x_t, _ = forward_diffusion(x_0, torch.full((len(x_0),), t), schedule, noise)
+        signal = schedule.alphas_cumprod.sqrt()  # (T,)
+        spread = (1 - schedule.alphas_cumprod).sqrt()  # (T,)
+        fig, (left, right) = figure(
+            "How much of the picture is left?", 1, 2, size=(8.0, 2.4), width_ratios=(2, 1)
+        )
+        draw_images(left, torch.cat([x_0, x_t]), f"x_0 above x_t at t = {t}", n_columns=len(x_0))
+        for weights, label, style, color in (
+            (signal, "of x_0", "-", COLORS[0]), (spread, "of the noise", "--", COLORS[1]),
+        ):  # fmt: skip
+            right.plot(weights, style, color=color, label=label)
+            right.plot(t, weights[t], "ko")
+        right.set(xlim=(-20, 1019), ylim=(-0.03, 1.03), xlabel="t", ylabel="weight")
+        right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+        more = "picture than noise" if schedule.snr[t] > 1 else "noise than picture"
+        return fig, (
+            f"t = {t}, {schedule_name}: x_t = {signal[t]:.4f} x_0 + {spread[t]:.4f} noise. "
+            f"SNR {schedule.snr[t]:.2g}: more {more}."
+        )
+
+    controls = {
+        "schedule_name": ipywidgets.Dropdown(options=list(schedules), description="schedule"),
+        "t": ipywidgets.IntSlider(value=250, min=0, max=999, description="t"),
+    }
+    return Explorer(draw, controls)
+
+
+def schedule_explorer() -> Explorer:
+    """a_bar and the signal-to-noise ratio over a chain of any length, for three ways to make it.
+
+    >>> explorer = schedule_explorer()
+    >>> explorer.controls["n_steps"].value = 100
+    >>> explorer.controls["schedule_name"].value = "linear, unscaled"
+    >>> explorer.sentence
+    'T = 100, linear, unscaled: the last image is 0.6030 x_0 + 0.7978 noise. It is not pure noise.'
+    """
+    makers: dict[str, Callable[[int], NoiseSchedule]] = {
+        "linear": linear_schedule,
+        "linear, unscaled": lambda n_steps: NoiseSchedule(
+            torch.linspace(1e-4, 0.02, n_steps, dtype=torch.float64)
+        ),
+        "cosine": cosine_schedule,
+    }
+    reference = linear_schedule()
+
+    def draw(schedule_name: str, n_steps: int) -> tuple[Figure, str]:
+        fig, (left, right) = figure(
+            "Does this chain end in pure noise?", 1, 2, size=(8.0, 2.6), sharex=True
+        )
+        left.set(xlim=(0, 1), ylim=(-0.03, 1.03), xlabel="(t + 1) / T", ylabel="a_bar")
+        right.set(xlim=(0, 1), ylim=(-10, 6), xlabel="(t + 1) / T", ylabel="log10 of SNR")
+        chains = [(reference, "linear, T = 1000", "0.7", "-")]
+        try:
+            schedule = makers[schedule_name](n_steps)
+        except ValueError as error:  # the linear one refuses T <= 20
+            sentence = f"No such chain: {error}."
+        else:
+            chains.append((schedule, f"{schedule_name}, T = {n_steps}", COLORS[0], "--"))
+            signal = schedule.alphas_cumprod[-1].sqrt()
+            spread = (1 - schedule.alphas_cumprod[-1]).sqrt()
+            verdict = "pure noise, nearly" if signal < 0.01 else "not pure noise"
+            sentence = (
+                f"T = {n_steps}, {schedule_name}: the last image is {signal:.4f} x_0 + "
+                f"{spread:.4f} noise. It is {verdict}."
+            )
+        for chain, label, color, style in chains:
+            progress = torch.arange(1, chain.n_steps + 1) / chain.n_steps  # (T,), 1 at the end
+            left.plot(progress, chain.alphas_cumprod, style, color=color, label=label)
+            right.plot(progress, chain.snr.log10(), style, color=color)
+        left.legend(loc="upper right")
+        return fig, sentence
+
+    controls = {
+        "schedule_name": ipywidgets.Dropdown(options=list(makers), description="schedule"),
+        "n_steps": ipywidgets.SelectionSlider(
+            options=[20, 50, 100, 200, 400, 1000, 4000], value=100, description="T"
+        ),
+    }
+    return Explorer(draw, controls)
+
+
+def loss_explorer(
+    model: Callable[..., Tensor],
+    schedule: NoiseSchedule,
+    prediction_type: PredictionType,
+    x_0: Tensor,
+    labels: Tensor,
+    seed: int = 0,
+) -> Explorer:
+    """What a model makes of noisy images at any timestep, and the loss that it pays there.
+
+    Everything is computed when the explorer is made; the noise is the same at every timestep.
+
+    Args:
+        model: Keeps the contract model(x_t, t, context).
+        schedule: The schedule it was trained with.
+        prediction_type: What it was trained to predict: "eps", "x_0" or "v".
+        x_0: Clean images (B, C, H, W) in [-1, 1], one row of them.
+        labels: Their classes, (B,) int64.
+        seed: Of the noise.
+
+    >>> model = lambda x_t, t, context=None: torch.zeros_like(x_t)  # sees no noise
+    >>> grey = torch.zeros(2, 1, 8, 8)
+    >>> explorer = loss_explorer(model, cosine_schedule(), "x_0", grey, torch.tensor([3, 7]))
+    >>> explorer.controls["t"].value = 999
+    >>> explorer.sentence
+    't = 999: x_t = 0.000 x_0 + 1.000 noise. The loss is 0.000; x_0 is guessed within 0.00 a pixel.'
+    """
+    options = sorted({round(i * (schedule.n_steps - 1) / 50) for i in range(51)})
+    timesteps = torch.tensor(options)  # (N,): 51 of them, or all of a short chain
+    t = timesteps.repeat_interleave(len(x_0))  # (N B,)
+    clean = x_0.repeat(len(timesteps), 1, 1, 1)  # (N B, C, H, W)
+    noise = noise_like(x_0, torch.Generator().manual_seed(seed))
+    x_t, noise = forward_diffusion(clean, t, schedule, noise.repeat(len(timesteps), 1, 1, 1))
+    with torch.no_grad():
+        output = model(x_t, t, {"labels": labels.repeat(len(timesteps))})
+    guess = Denoiser(lambda *_: output, schedule, prediction_type)(x_t, t).x_0
+    target = training_target(clean, noise, t, schedule, prediction_type)
+    shape = (len(timesteps), -1)
+    losses = (output - target).square().reshape(shape).mean(1)  # -> (N,)
+    errors = (guess - clean).square().reshape(shape).mean(1).sqrt()  # (N,)
+    signal = schedule.alphas_cumprod.sqrt()  # (T,)
+    spread = (1 - schedule.alphas_cumprod).sqrt()  # (T,)
+
+    def draw(t: int) -> tuple[Figure, str]:
+        i = options.index(t)
+        item = slice(i * len(x_0), (i + 1) * len(x_0))
+        fig, (left, right) = figure(
+            "What can the model still see?", 1, 2, size=(8.0, 2.8), width_ratios=(2, 1)
+        )
+        rows = "rows: x_0, x_t, what the model takes for x_0"
+        draw_images(left, torch.cat([x_0, x_t[item], guess[item]]), rows, n_columns=len(x_0))
+        right.plot(timesteps, losses)
+        right.plot(t, losses[i], "ko")
+        right.set(xlim=(-20, schedule.n_steps + 19), ylim=(0, 1.1 * float(losses.max()) + 1e-6))
+        right.set(xlabel="t", ylabel=f"loss ({prediction_type})")
+        return fig, (
+            f"t = {t}: x_t = {signal[t]:.3f} x_0 + {spread[t]:.3f} noise. "
+            f"The loss is {losses[i]:.3f}; x_0 is guessed within {errors[i]:.2f} a pixel."
+        )
+
+    control = ipywidgets.SelectionSlider(
+        options=options, value=options[len(options) // 2], description="t"
+    )
+    return Explorer(draw, {"t": control})
+
+
+def gaussian_explorer() -> Explorer:
+    """Explore KL( p || q ) of two normals, with p = N(0, 1) at first (chapter 00).
+
+    >>> explorer = gaussian_explorer()
+    >>> for name in ("mu_q", "sigma_q"):
+    ...     explorer.controls[name].value = {"mu_q": 0.0, "sigma_q": 1.0}[name]
+    >>> explorer.sentence
+    'KL(p || q) = 0.000 nats and KL(q || p) = 0.000 nats: p and q are the same.'
+    """
+    x = torch.linspace(-8, 8, 801, dtype=torch.float64, device="cpu")
+
+    def draw(mu_p: float, sigma_p: float, mu_q: float, sigma_q: float) -> tuple[Figure, str]:
+        p, q = Normal(mu_p, sigma_p), Normal(mu_q, sigma_q)
+        fig, ax = figure("How far is q from p?", size=(6, 2.6))
+        for normal, color, name in ((p, COLORS[0], "p"), (q, COLORS[1], "q")):
+            density = torch.exp(normal.log_prob(x))  # type: ignore[no-untyped-call]
+            ax.plot(x, density, color=color, label=name)
+            ax.fill_between(x, density, alpha=0.15, color=color)
+        ax.set(xlim=(-8, 8), ylim=(0, 1.4), xlabel="x", ylabel="density")
+        ax.legend()
+        there, back = float(kl_divergence(p, q)), float(kl_divergence(q, p))
+        reading = f"KL(p || q) = {there:.3f} nats and KL(q || p) = {back:.3f} nats"
+        equally_wide = abs(sigma_p - sigma_q) < 0.05  # half a step of the sliders
+        if equally_wide and abs(mu_p - mu_q) < 0.05:
+            return fig, f"{reading}: p and q are the same."
+        if equally_wide:
+            return fig, f"{reading}: they agree, since the deviations are equal."
+        dearer = "a code for q used on p" if there > back else "a code for p used on q"
+        return fig, f"{reading}: {dearer} wastes more."
+
+    def slider(value: float, low: float, high: float, name: str) -> ipywidgets.FloatSlider:
+        return ipywidgets.FloatSlider(value, min=low, max=high, step=0.1, description=name)
+
+    return Explorer(
+        draw,
+        {
+            "mu_p": slider(0.0, -3, 3, "mean of p"),
+            "sigma_p": slider(1.0, 0.3, 3, "deviation of p"),
+            "mu_q": slider(1.5, -3, 3, "mean of q"),
+            "sigma_q": slider(0.5, 0.3, 3, "deviation of q"),
+        },
+    )
+
+
+def trajectory_explorer(
+    steps: Sequence[Step], names: Sequence[str], n_columns: int = 5
+) -> Explorer:
+    """Scrub through a sampler's run: the sample after each step, and the x_0 predicted in it.
+
+    Args:
+        steps: All that a sampler yielded, its images (B, 1, H, W) in [-1, 1].
+        names: What each of the B samples is meant to show.
+        n_columns: Images a row.
+
+    Raises:
+        ValueError: If there are no steps, or not one name for each sample.
+
+    >>> x = torch.zeros(2, 1, 8, 8)
+    >>> explorer = trajectory_explorer([Step(999, x + 1, x - 1), Step(499, x, x)], ["bag", "shirt"])
+    >>> explorer.controls["step"].value = 1
+    >>> explorer.sentence
+    'Step 1 of 2, at t = 999: the predicted x_0 differs from the end by 1.00, most for bag (1.00).'
+    """
+    if not steps:
+        raise ValueError("steps must hold at least one step, got none")
+    if len(names) != len(steps[0].x):
+        raise ValueError(f"names must have {len(steps[0].x)} items, got {len(names)}")
+    # (S, B, 1, H, W) each, on the CPU, so that a move computes nothing but the picture
+    samples = torch.stack([step.x.float().cpu() for step in steps])
+    predictions = torch.stack([step.x_0.float().cpu() for step in steps])
+    distances = (predictions - samples[-1]).square().flatten(2).mean(2).sqrt()  # (S, B)
+
+    def draw(step: int) -> tuple[Figure, str]:
+        i = step - 1
+        fig, axes = figure("What is it going to be?", 1, 2, size=(8.0, 2.4))
+        draw_images(axes[0], samples[i], f"x after step {step}", n_columns)
+        draw_images(axes[1], predictions[i], "x_0, as predicted in this step", n_columns)
+        name, largest = names[int(distances[i].argmax())], distances[i].max()
+        sentence = f"Step {step} of {len(steps)}, at t = {steps[i].t}: the predicted x_0 "
+        if largest < 0.005:
+            return fig, sentence + "is the final one."
+        sentence += f"differs from the end by {distances[i].mean():.2f}, "
+        return fig, sentence + f"most for {name} ({largest:.2f})."
+
+    step = ipywidgets.IntSlider(
+        value=-(-2 * len(steps) // 3), min=1, max=len(steps), description="step"
+    )
+    return Explorer(draw, {"step": step})
+
+
+def feature_map_explorer(
+    model: UNet, x_0: Tensor, schedule: NoiseSchedule, label: int | None = None, seed: int = 0
+) -> Explorer:
+    """Look into a UNet: any channel at any level, while it works on one noisy image (chapter 02).
+
+    Every map is computed when the explorer is made; the noise is the same at every timestep. The
+    curves tell how much of the clean image a map still carries: the absolute correlation, over
+    the map's positions, with the image averaged down to the map's size.
+
+    Args:
+        model: The UNet.
+        x_0: One clean image, (1, C, H, W) in [-1, 1].
+        schedule: The schedule the model was trained with.
+        label: Its class, for a model that knows classes; None for no label.
+        seed: Of the noise.
+
+    Raises:
+        ValueError: If x_0 is not one image.
+
+    >>> model = UNet(channels=(8, 16), attention_levels=())
+    >>> explorer = feature_map_explorer(model, torch.zeros(1, 1, 7, 7), cosine_schedule())
+    >>> explorer.controls["level"].value = "middle"
+    >>> explorer.sentence.split(":")[0]
+    'Channel 0 of 16, middle (4x4), t = 599'
+    """
+    if x_0.ndim != 4 or len(x_0) != 1:
+        raise ValueError(f"x_0 must be one image (1, C, H, W), got {tuple(x_0.shape)}")
+    t = torch.linspace(0, schedule.n_steps - 1, 11).round().long()  # (N,)
+    noise = noise_like(x_0, torch.Generator().manual_seed(seed))
+    repeats = (len(t), 1, 1, 1)
+    x_t, _ = forward_diffusion(x_0.repeat(repeats), t, schedule, noise.repeat(repeats))
+    context = None if label is None else {"labels": torch.full_like(t, label)}
+    maps = _feature_maps(model, x_t, t, context)  # {level: (N, C, h, w)}
+    likeness = {level: _likeness(h, x_0) for level, h in maps.items()}  # {level: (N, C)}
+    options = {f"{int(s)}": i for i, s in enumerate(t)}
+
+    def draw(level: str, channel: int, step: int) -> tuple[Figure, str]:
+        h, r = maps[level][step, channel], likeness[level]  # (h, w), (N, C)
+        fig, (left, middle, right) = figure(
+            "What does this channel respond to?", 1, 3, size=(8.0, 2.6), width_ratios=(1, 1.2, 1.2)
+        )
+        draw_images(left, x_t[step : step + 1], f"x_t at t = {t[step]}")
+        limit = float(maps[level][:, channel].abs().max()) + 1e-6  # the same at every timestep
+        middle.imshow(h.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+        middle.set_title(f"{level}, channel {channel}\nred +{limit:.1f}, blue -{limit:.1f}")
+        middle.axis("off")
+        right.plot(t, r[:, channel], label="this channel")
+        right.plot(t, r.mean(1), "--", label="mean of the level")
+        right.plot(t[step], r[step, channel], "ko")
+        right.set(xlim=(-20, schedule.n_steps + 19), ylim=(0, 1.02), xlabel="t")
+        right.set_title("correlation with x_0", fontsize=10)
+        right.legend(fontsize=8)
+        size = "x".join(map(str, h.shape))
+        return fig, (
+            f"Channel {channel} of {r.shape[1]}, {level} ({size}), t = {t[step]}: "
+            f"its values lie between {h.min():.2f} and {h.max():.2f}; its correlation with the "
+            f"clean image is {r[step, channel]:.2f}, the level's mean {r[step].mean():.2f}."
+        )
+
+    controls = {
+        "level": ipywidgets.SelectionSlider(
+            options=list(maps), value=list(maps)[-1], description="level"
+        ),
+        "channel": ipywidgets.IntSlider(value=0, min=0, max=0, description="channel"),
+        "step": ipywidgets.SelectionSlider(options=options, index=6, description="t"),
+    }
+
+    def fit_channels(change: Any = None) -> None:
+        controls["channel"].max = maps[controls["level"].value].shape[1] - 1
+
+    controls["level"].observe(fit_channels, names="value")  # before the explorer draws
+    fit_channels()
+    first = likeness[controls["level"].value][controls["step"].value]  # (C,)
+    controls["channel"].value = int(first.argmax())  # one in which there is something to see
+    return Explorer(draw, controls)
+
+
+@torch.no_grad()
+def _feature_maps(
+    model: UNet, x_t: Tensor, t: Tensor, context: Mapping[str, Tensor] | None
+) -> dict[str, Tensor]:
+    """Run the model once and keep what each of its parts puts out, in the order of the run."""
+    names = {model.conv_in: "first convolution", model.mid: "middle"}
+    names |= {down: f"down, level {i}" for i, down in enumerate(model.downs)}
+    names |= {up: f"up, level {len(model.ups) - 1 - i}" for i, up in enumerate(model.ups)}
+    maps: dict[str, Tensor] = {}
+
+    def keep(module: torch.nn.Module, args: Any, output: Any) -> None:
+        # of a DownBlock the last skip, which still has the level's own size
+        maps[names[module]] = output[1][-1] if isinstance(output, tuple) else output
+
+    handles = [module.register_forward_hook(keep) for module in names]
+    try:
+        model(x_t, t, context)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: h.float().cpu() for name, h in maps.items()}
+
+
+def _likeness(h: Tensor, x_0: Tensor) -> Tensor:
+    """Absolute correlation over positions between maps (N, C, h, w) and an image, as (N, C)."""
+    height, width = h.shape[-2:]
+    image = F.adaptive_avg_pool2d(x_0.mean(1), (height, width)).flatten()  # (1, H, W) -> (h w,)
+    image = F.normalize(image - image.mean(), dim=0)
+    h = h.flatten(2)  # (N, C, h w)
+    return (F.normalize(h - h.mean(2, keepdim=True), dim=2) @ image).abs()

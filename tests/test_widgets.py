@@ -1,0 +1,315 @@
+"""Every interactive: its sentence and picture follow the controls; a picture is always there."""
+
+import base64
+import copy
+
+import pytest
+import torch
+
+from minidiff.ddpm import Step
+from minidiff.forward import cosine_schedule, noise_like
+from minidiff.lab.preview import preview
+from minidiff.lab.widgets import (
+    Explorer,
+    _likeness,
+    feature_map_explorer,
+    forward_explorer,
+    gaussian_explorer,
+    loss_explorer,
+    schedule_explorer,
+    trajectory_explorer,
+)
+from minidiff.training import training_target
+from minidiff.unet import UNet
+
+# --- chapter 01 ---
+
+
+@pytest.fixture(scope="module")
+def pictures() -> torch.Tensor:
+    return torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def is_static_png(explorer: Explorer) -> bool:
+    """Whether the picture shown without a kernel is the present one, as a PNG."""
+    data, metadata = explorer._repr_mimebundle_()
+    content = base64.b64decode(data["image/png"])
+    alt = metadata["image/png"]["alt"]
+    return content.startswith(b"\x89PNG") and content == explorer.png and alt == explorer.sentence
+
+
+def test_forward_explorer_follows_both_controls(pictures):
+    explorer = forward_explorer(pictures)
+    seen = {explorer.png}
+    for name, value in (("t", 0), ("t", 999), ("schedule_name", "cosine"), ("t", 500)):
+        explorer.controls[name].value = value
+        assert explorer.png not in seen
+        assert is_static_png(explorer)
+        seen.add(explorer.png)
+    a_bar = cosine_schedule().alphas_cumprod[500]
+    weights = f"{a_bar.sqrt():.4f} x_0 + {(1 - a_bar).sqrt():.4f} noise"
+    assert explorer.sentence.startswith(f"t = 500, cosine: x_t = {weights}.")
+    assert explorer.sentence.endswith("more noise than picture.")
+    explorer.controls["t"].value = 490
+    assert explorer.sentence.endswith("more picture than noise.")
+
+
+def test_forward_explorer_keeps_its_noise(pictures):
+    first, again = forward_explorer(pictures), forward_explorer(pictures)
+    assert first.png == again.png != forward_explorer(pictures, seed=1).png
+    first.controls["t"].value = 600
+    first.controls["t"].value = 250
+    assert first.png == again.png
+
+
+@pytest.mark.parametrize(
+    ("schedule_name", "n_steps", "signal", "verdict"),
+    [
+        ("linear, unscaled", 50, "0.7765", "not pure noise"),
+        ("linear, unscaled", 400, "0.1322", "not pure noise"),
+        ("linear", 50, "0.0028", "pure noise, nearly"),
+        ("linear", 1000, "0.0064", "pure noise, nearly"),
+        ("cosine", 20, "0.0025", "pure noise, nearly"),
+    ],
+)
+def test_schedule_explorer_reads_the_end_of_the_chain(schedule_name, n_steps, signal, verdict):
+    explorer = schedule_explorer()
+    explorer.controls["schedule_name"].value = schedule_name
+    explorer.controls["n_steps"].value = n_steps
+    assert f"the last image is {signal} x_0" in explorer.sentence
+    assert explorer.sentence.endswith(f"It is {verdict}.")
+    assert is_static_png(explorer)
+
+
+def test_schedule_explorer_says_why_a_chain_is_refused():
+    explorer = schedule_explorer()
+    before = explorer.png
+    explorer.controls["n_steps"].value = 20
+    assert explorer.sentence.startswith("No such chain: n_steps must be greater than 20")
+    assert explorer.png != before
+    assert is_static_png(explorer)
+
+
+# --- chapter 04 ---
+
+
+@pytest.fixture(scope="module")
+def trajectory() -> list[Step]:
+    """Three steps of two samples that end at 0; the second prediction is off by twice as much."""
+    end = torch.zeros(2, 1, 8, 8)
+    off = torch.tensor([0.25, -0.5]).view(2, 1, 1, 1)
+    return [Step(999, end + 1, end + off), Step(666, end + 0.5, end + off / 5), Step(0, end, end)]
+
+
+def test_trajectory_explorer_measures_the_way_that_is_left(trajectory):
+    explorer = trajectory_explorer(trajectory, ["bag", "shirt"])
+    assert explorer.controls["step"].value == 2  # a picture of the middle says more than noise
+    seen = set()
+    for step, t, rest in (
+        (1, 999, "differs from the end by 0.38, most for shirt (0.50)."),
+        (2, 666, "differs from the end by 0.08, most for shirt (0.10)."),
+        (3, 0, "is the final one."),
+    ):
+        explorer.controls["step"].value = step
+        assert explorer.sentence == f"Step {step} of 3, at t = {t}: the predicted x_0 {rest}"
+        assert is_static_png(explorer)
+        assert explorer.png not in seen
+        seen.add(explorer.png)
+
+
+def test_trajectory_explorer_shows_x_and_x_0_of_that_step(trajectory):
+    """The picture of a step changes when either of the two does."""
+    shown = trajectory_explorer(trajectory, ["bag", "shirt"]).png
+    for name in ("x", "x_0"):
+        changed = list(trajectory)
+        changed[1] = changed[1]._replace(**{name: torch.ones(2, 1, 8, 8)})
+        assert trajectory_explorer(changed, ["bag", "shirt"]).png != shown
+
+
+def test_trajectory_explorer_refuses_what_does_not_fit(trajectory):
+    with pytest.raises(ValueError, match="steps must hold at least one step, got none"):
+        trajectory_explorer([], [])
+    with pytest.raises(ValueError, match="names must have 2 items, got 1"):
+        trajectory_explorer(trajectory, ["bag"])
+
+
+# --- chapter 02 ---
+
+
+@pytest.fixture(scope="module")
+def unet() -> UNet:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return UNet(channels=(8, 16), attention_levels=(), n_classes=3)
+
+
+@pytest.fixture
+def feature_maps(unet, pictures) -> Explorer:
+    return feature_map_explorer(unet, pictures[:1, :, :7, :7], cosine_schedule(), label=2)
+
+
+def test_feature_map_explorer_walks_through_the_levels(feature_maps):
+    sizes = []
+    feature_maps.controls["channel"].value = 0
+    for level in feature_maps.controls["level"].options:
+        feature_maps.controls["level"].value = level
+        width = feature_maps.controls["channel"].max + 1
+        sizes.append(feature_maps.sentence.split("(")[1].split(")")[0])
+        assert feature_maps.sentence.startswith(f"Channel 0 of {width}, {level} (")
+        assert is_static_png(feature_maps)
+    assert sizes == ["7x7", "7x7", "4x4", "4x4", "4x4", "7x7"]  # the skips, not what goes down
+
+
+def test_feature_map_explorer_follows_channel_and_t(feature_maps):
+    feature_maps.controls["channel"].value = 4
+    seen = {feature_maps.png}
+    for name, value in (("channel", 5), ("step", 0), ("step", 10)):
+        feature_maps.controls[name].value = value
+        assert feature_maps.png not in seen
+        assert is_static_png(feature_maps)
+        seen.add(feature_maps.png)
+    assert feature_maps.sentence.startswith("Channel 5 of 8, up, level 0 (7x7), t = 999:")
+
+
+def test_feature_map_explorer_knows_how_many_channels_a_level_has(feature_maps):
+    controls = feature_maps.controls
+    controls["level"].value = "middle"
+    controls["channel"].value = 15
+    assert feature_maps.sentence.startswith("Channel 15 of 16, middle")
+    controls["level"].value = "down, level 0"
+    assert feature_maps.sentence.startswith("Channel 7 of 8, down, level 0")
+
+
+def test_feature_map_explorer_shows_what_the_model_computes(unet, pictures):
+    """The values in the sentence are those of the first convolution, and the label counts."""
+    x_0, schedule = pictures[:1], cosine_schedule()
+    explorer = feature_map_explorer(unet, x_0, schedule, label=2)
+    for name, value in (("level", "first convolution"), ("channel", 0), ("step", 0)):
+        explorer.controls[name].value = value
+    noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0))
+    a_bar = schedule.alphas_cumprod[0]
+    h = unet.conv_in(a_bar.sqrt().float() * x_0 + (1 - a_bar).sqrt().float() * noise)[0, 0]
+    assert f"its values lie between {h.min():.2f} and {h.max():.2f};" in explorer.sentence
+
+
+def test_feature_map_explorer_passes_the_label_on(unet, pictures):
+    model = copy.deepcopy(unet)
+    torch.nn.init.ones_(model.ups[-1].blocks[0].conv_2.weight)  # zero at first, blind to labels
+    seen = set()
+    for label in (None, 1, 2):
+        explorer = feature_map_explorer(model, pictures[:1], cosine_schedule(), label)
+        assert explorer.controls["level"].value == "up, level 0"
+        explorer.controls["channel"].value = 3
+        seen.add(explorer.png)
+    assert len(seen) == 3
+
+
+def test_feature_map_explorer_starts_with_the_channel_that_is_most_like_the_image(feature_maps):
+    controls = feature_maps.controls
+    first, likeness = controls["channel"].value, []
+    for channel in range(8):
+        controls["channel"].value = channel
+        likeness.append(float(feature_maps.sentence.split("image is ")[1].split(",")[0]))
+    assert likeness[first] == max(likeness) > 0
+
+
+def test_feature_map_explorer_leaves_no_hook_behind(unet, pictures):
+    feature_map_explorer(unet, pictures[:1], cosine_schedule())
+    assert not any(module._forward_hooks for module in unet.modules())
+
+
+def test_likeness_is_the_absolute_correlation():
+    x_0 = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    flat = torch.zeros_like(x_0)
+    small = torch.nn.functional.avg_pool2d(x_0, 2)
+    torch.testing.assert_close(
+        _likeness(torch.cat([3 * x_0 + 1, -x_0, flat], dim=1), x_0), torch.tensor([[1.0, 1.0, 0.0]])
+    )
+    torch.testing.assert_close(_likeness(-2 * small, x_0), torch.ones(1, 1))
+    noise = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    expected = torch.stack([noise.flatten(), x_0.flatten()]).corrcoef()[0, 1].abs()
+    torch.testing.assert_close(_likeness(noise, x_0)[0, 0], expected)
+
+
+def test_feature_map_explorer_takes_one_image(unet, pictures):
+    with pytest.raises(
+        ValueError, match=r"x_0 must be one image \(1, C, H, W\), got \(3, 1, 8, 8\)"
+    ):
+        feature_map_explorer(unet, pictures, cosine_schedule())
+
+
+# --- chapter 03 ---
+
+
+def test_loss_explorer_finds_no_fault_in_a_perfect_model(pictures):
+    def model(x_t, t, context):
+        return pictures[context["labels"]]
+
+    explorer = loss_explorer(model, cosine_schedule(), "x_0", pictures, torch.arange(3))
+    for t in (0, 500, 999):
+        explorer.controls["t"].value = t
+        assert explorer.sentence.startswith(f"t = {t}: x_t = ")
+        assert explorer.sentence.endswith("The loss is 0.000; x_0 is guessed within 0.00 a pixel.")
+
+
+def test_loss_explorer_follows_t(pictures):
+    def model(x_t, t, context):
+        return torch.zeros_like(x_t)
+
+    schedule, noise = cosine_schedule(), noise_like(pictures, torch.Generator().manual_seed(4))
+    explorer = loss_explorer(model, schedule, "v", pictures, torch.arange(3), seed=4)
+    seen = {explorer.png}
+    for t in (0, 20, 999):
+        explorer.controls["t"].value = t
+        v = training_target(pictures, noise, torch.full((3,), t), schedule, "v")
+        assert f"The loss is {v.square().mean():.3f};" in explorer.sentence
+        assert explorer.png not in seen
+        assert is_static_png(explorer)
+        seen.add(explorer.png)
+
+
+def test_loss_explorer_offers_every_timestep_of_a_short_chain(pictures):
+    def model(x_t, t, context):
+        return torch.zeros_like(x_t)
+
+    explorer = loss_explorer(model, cosine_schedule(4), "eps", pictures, torch.arange(3))
+    assert list(explorer.controls["t"].options) == [0, 1, 2, 3]
+
+
+def test_preview_draws_the_class_asked_for(pictures):
+    def model(x_t, t, context):  # knows one picture a class, and nothing else
+        return pictures[context["labels"]]
+
+    asked = torch.tensor([2, 0, 2, 1])
+    for n_steps in (1, 25):
+        drawn = preview(model, cosine_schedule(), "x_0", asked, n_steps)
+        torch.testing.assert_close(drawn, pictures[asked])
+
+
+def test_preview_is_decided_by_its_generator():
+    def model(x_t, t, context):
+        return torch.zeros_like(x_t)
+
+    def draw(seed):
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.zeros(2, dtype=torch.int64)
+        return preview(model, cosine_schedule(), "v", labels, 3, generator, shape=(1, 5, 7))
+
+    assert draw(0).shape == (2, 1, 5, 7)
+    assert torch.equal(draw(0), draw(0))
+    assert not torch.equal(draw(0), draw(1))
+
+
+# --- chapter 00 ---
+
+
+def test_gaussian_explorer_reads_the_sliders():
+    explorer = gaussian_explorer()
+    before = explorer.png
+    assert "a code for q used on p wastes more" in explorer.sentence  # q is narrow, p wide
+    explorer.controls["sigma_q"].value = 1.0  # both N(., 1): KL is half the squared distance
+    assert explorer.png != before
+    assert explorer.sentence.startswith("KL(p || q) = 1.125 nats and KL(q || p) = 1.125 nats")
+    explorer.controls["mu_q"].value = 0.0
+    assert explorer.sentence.endswith("p and q are the same.")
+    assert is_static_png(explorer)
