@@ -8,6 +8,7 @@ and the error are printed, what was executed is kept, and the exit code is 1.
 """
 
 import argparse
+import copy
 import html
 import re
 import sys
@@ -15,9 +16,10 @@ import time
 from pathlib import Path
 
 import nbformat
-from kernel import ROOT, NotebookFailed, drop_widgets, execute, lessons
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
+
+from kernel import ROOT, NotebookFailed, drop_widgets, execute, lessons
 
 INDEX = """<!DOCTYPE html>
 <html lang="en">
@@ -50,12 +52,25 @@ def title(notebook: NotebookNode, default: str) -> str:
     return default
 
 
+def with_alt_texts(notebook: NotebookNode) -> NotebookNode:
+    """Return a copy whose pictures carry their alt text in HTML; the page's template drops it."""
+    page = copy.deepcopy(notebook)
+    for output in (o for c in page.cells if c.cell_type == "code" for o in c.outputs):
+        for kind in ("image/png", "image/gif"):
+            alt = output.get("metadata", {}).get(kind, {}).get("alt")
+            if alt and kind in output.data:
+                source = f"data:{kind};base64,{output.data.pop(kind).strip()}"
+                picture = f'<img alt="{html.escape(alt)}" style="max-width: 100%" src="{source}">'
+                output.data["text/html"] = picture
+    return page
+
+
 def save(notebook: NotebookNode, stem: str, out: Path) -> None:
     """Write the executed notebook and its page, with every image embedded."""
     drop_widgets(notebook)
     nbformat.write(notebook, out / f"{stem}.ipynb")
     page, _ = HTMLExporter(template_name="lab", embed_images=True).from_notebook_node(
-        notebook, {"metadata": {"name": title(notebook, stem)}}
+        with_alt_texts(notebook), {"metadata": {"name": title(notebook, stem)}}
     )
     (out / f"{stem}.html").write_text(page, encoding="utf-8")
 

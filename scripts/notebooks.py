@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 
 import nbformat
-from kernel import NotebookFailed, drop_widgets, execute, lessons
 from nbformat import NotebookNode
+
+from kernel import NotebookFailed, drop_widgets, execute, lessons
 
 LIMIT = 450_000  # bytes of one lesson with its outputs; tests/test_project.py holds it too
 ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
