@@ -148,6 +148,21 @@ def save_weights(path: Path, model: nn.Module, recipe: Recipe) -> None:
     save_tensors(path, tensors, metadata | {"sha256": digest(tensors, metadata)})
 
 
+def note_quality(path: Path, quality: Mapping[str, float]) -> None:
+    """Write what was measured into the metadata of a weight file; the weights stay as they are.
+
+    Args:
+        path: The weight file.
+        quality: Figures by name.
+
+    Raises:
+        FileNotFoundError, ValueError: As `load_tensors` does.
+    """
+    tensors, metadata = load_tensors(path)
+    metadata |= {"quality": json.dumps(quality, sort_keys=True)}
+    save_tensors(path, tensors, metadata | {"sha256": digest(tensors, metadata)})
+
+
 def digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of all tensors, and all other metadata."""
     about = {name: text for name, text in metadata.items() if name != "sha256"}
