@@ -31,7 +31,7 @@ def load_digits(split: Literal["train", "test", "all"] = "all") -> tuple[Tensor,
     from sklearn.datasets import load_digits as sklearn_load_digits  # slow to import, used once
 
     pixels, classes = sklearn_load_digits(return_X_y=True)  # (1797, 64) in 0..16, (1797,)
-    images = torch.from_numpy(pixels).float().div(8).sub(1).view(-1, 1, 8, 8)  # 16 grey levels
+    images = torch.from_numpy(pixels).float().div(8).sub(1).view(-1, 1, 8, 8)  # 17 grey levels
     labels = torch.from_numpy(classes).long()
     if split == "all":
         return images, labels

@@ -155,8 +155,8 @@ def show_images(
     n_rows = -(-len(x) // n_columns)
     height, image_width = x.shape[-2:]
     ratio = (n_rows * (height + 1)) / (n_columns * (image_width + 1))
-    fig, ax = figure(question, size=(width, width * ratio + 0.4))
-    draw_images(ax, x, n_columns=n_columns)
+    fig, ax = figure(size=(width, width * ratio + 0.4))
+    draw_images(ax, x, title=question, n_columns=n_columns)  # close to the images
     if labels is not None:
         for row, label in enumerate(labels):
             y = row * (height + 1) + height / 2
