@@ -16,7 +16,11 @@ import time
 from pathlib import Path
 
 import nbformat
+from jinja2 import pass_context
+from jinja2.runtime import Context
+from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
 from kernel import ROOT, NotebookFailed, drop_widgets, execute, lessons
@@ -52,6 +56,37 @@ def title(notebook: NotebookNode, default: str) -> str:
     return default
 
 
+class FormulasAsMathML(IPythonRenderer):
+    """Draws formulas as MathML, for which a browser fetches nothing."""
+
+    def block_math(self, body: str) -> str:
+        """Draw a formula on a line of its own."""
+        return mathml(body, "block") or super().block_math(body)
+
+    def inline_math(self, body: str) -> str:
+        """Draw a formula within a line."""
+        return mathml(body, "inline") or super().inline_math(body)
+
+
+def mathml(formula: str, display: str) -> str | None:
+    """Convert TeX to MathML; None where the converter does not know a command (MathJax does)."""
+    try:
+        converted = convert(formula, display=display)
+    except Exception:  # it raises whatever it stumbles over
+        return None
+    return None if "\\" in converted else converted
+
+
+class PageExporter(HTMLExporter):
+    """Like nbconvert's own, but its formulas need no network."""
+
+    @pass_context
+    def markdown2html(self, context: Context, source: str) -> str:
+        """Turn the text of a cell into HTML."""
+        renderer = FormulasAsMathML(escape=False, anchor_link_text=self.anchor_link_text)
+        return MarkdownWithMath(renderer=renderer).render(source)
+
+
 def with_alt_texts(notebook: NotebookNode) -> NotebookNode:
     """Return a copy whose pictures carry their alt text in HTML; the page's template drops it."""
     page = copy.deepcopy(notebook)
@@ -69,7 +104,7 @@ def save(notebook: NotebookNode, stem: str, out: Path) -> None:
     """Write the executed notebook and its page, with every image embedded."""
     drop_widgets(notebook)
     nbformat.write(notebook, out / f"{stem}.ipynb")
-    page, _ = HTMLExporter(template_name="lab", embed_images=True).from_notebook_node(
+    page, _ = PageExporter(template_name="lab").from_notebook_node(
         with_alt_texts(notebook), {"metadata": {"name": title(notebook, stem)}}
     )
     (out / f"{stem}.html").write_text(page, encoding="utf-8")

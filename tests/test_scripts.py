@@ -208,3 +208,12 @@ def test_setup_makes_do_without_the_pip_that_venv_brings(tmp_path: Path, monkeyp
     setup_venv.make_venv(str(venv))
     pip = [setup_venv.venv_python(str(venv)), "-m", "pip", "--version"]
     assert subprocess.run(pip, capture_output=True, check=False).returncode == 0
+
+
+def test_a_page_draws_its_formulas_without_the_network(tmp_path):
+    text = r"<kbd>Tab</kbd>: $\bar\alpha_t$ and $$x_t = \sqrt{a} x_0$$ and $\no_such_command$"
+    course.save(new_notebook(cells=[new_markdown_cell(text)]), "00_page", tmp_path)
+    page = (tmp_path / "00_page.html").read_text()
+    assert page.count("<math") == 2  # MathML, which every browser draws
+    assert r"$\no_such_command$" in page  # what the converter does not know stays TeX
+    assert "<kbd>Tab</kbd>" in page
