@@ -312,6 +312,18 @@ def start(
 ) -> Tensor:
     """Make the pure noise that every sampler starts from, or check the one given.
 
+    Args:
+        shape: Shape of the samples, (B, C, *space).
+        x_T: The noise, if there is one already; its dtype and device are kept.
+        generator: Source of the noise; the global one when absent.
+        device: Where to put it when x_T is absent; the CPU by default.
+
+    Returns:
+        Standard normal noise of that shape, float32 unless x_T was given.
+
+    Raises:
+        ValueError: If shape is not (B, C, *space) without zeros, or not that of x_T.
+
     >>> start((2, 1, 8, 8), generator=torch.Generator().manual_seed(0)).shape
     torch.Size([2, 1, 8, 8])
     """

@@ -36,7 +36,11 @@ class Pretrained:
     def denoiser(
         self, context: Context | None = None, clip: tuple[float, float] | None = (-1.0, 1.0)
     ) -> Denoiser:
-        """Make the `Denoiser` that the samplers take."""
+        """Make the `Denoiser` that the samplers take.
+
+        Raises:
+            ValueError: If the model is no diffusion model.
+        """
         recipe = self._diffusion()
         return Denoiser(self.model, recipe.schedule(), recipe.prediction_type, context, clip)
 

@@ -141,6 +141,9 @@ def nearest_distances(x: Tensor, training: Tensor) -> Tensor:
     Returns:
         Euclidean distances over all pixels, (N,) float32.
 
+    Raises:
+        ValueError: If the images are not of one shape.
+
     >>> nearest_distances(torch.zeros(1, 1, 2, 2), torch.ones(3, 1, 2, 2))
     tensor([2.])
     """
