@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -443,10 +443,11 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     part = path.with_name(f"{path.name}.part")  # one that a killed process left is overwritten
     try:
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        # One entry, since safetensors writes several in another order each time.
-        save_file(whole, part, {"about": json.dumps(dict(metadata), sort_keys=True)})
-        part.chmod(0o644)  # safetensors leaves it readable by its owner alone
-        with part.open("rb") as file:
+        # One entry, since safetensors orders several differently each time. The bytes are written
+        # here, since its own save_file leaves a file of another name where it is killed.
+        with part.open("wb") as file:
+            file.write(save(whole, {"about": json.dumps(dict(metadata), sort_keys=True)}))
+            file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
     finally:
