@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from cycler import cycler
 from IPython.display import Image, display
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image as PILImage
 from torch import Tensor
@@ -81,6 +83,24 @@ def png(fig: Figure, tight: bool = False) -> bytes:
     small = io.BytesIO()
     image.save(small, format="PNG", optimize=True)
     return small.getvalue()
+
+
+def quick_png(fig: Figure) -> bytes:
+    r"""Draw a figure as `png` does, in less than half the time but with more bytes; close it.
+
+    >>> quick_png(figure()[0])[:4]
+    b'\x89PNG'
+    """
+    fig.dpi = DPI
+    canvas = FigureCanvasAgg(fig)
+    with plt.rc_context(STYLE):
+        canvas.draw()  # type: ignore[no-untyped-call]  # once, where savefig draws twice
+    plt.close(fig)
+    buffer = io.BytesIO()
+    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    image = PILImage.fromarray(pixels).convert("RGB")
+    image.save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 def show(fig: Figure, alt: str, tight: bool = False) -> None:

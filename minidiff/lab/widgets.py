@@ -7,8 +7,10 @@ sentence. Where no kernel runs (on the web, in print) its first picture is shown
 from __future__ import annotations
 
 import base64
+import gc
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import ipywidgets
@@ -26,19 +28,36 @@ from minidiff.forward import (
     linear_schedule,
     noise_like,
 )
-from minidiff.lab.show import COLORS, draw_images, figure, png
+from minidiff.lab.show import COLORS, draw_images, figure, png, quick_png
 from minidiff.training import PredictionType, training_target
 from minidiff.unet import UNet
 
 Draw = Callable[..., tuple[Figure, str]]
 
+# What ipywidgets leaves out: names by which a screen reader calls sliders and their readouts, and
+# that keys belong to the control that has the focus (JupyterLab moves to another cell at an arrow).
+ACCESS = """
+requestAnimationFrame(() => {  // when all of the box stands in the page
+  const box = element.closest(".widget-vbox");
+  for (const part of box.querySelectorAll("select, .noUi-handle, .widget-readout")) {
+    part.setAttribute("data-lm-suppress-shortcuts", "true");
+    const label = part.closest(".widget-inline-hbox").querySelector("label");
+    part.setAttribute("aria-label", label.textContent);
+    if (part.isContentEditable) part.setAttribute("role", "textbox");
+  }
+});
+"""
+
 
 class Explorer:
     """Controls above a picture that follows them.
 
+    A move redraws nothing that was drawn before, and computes the figure's layout no second time.
+
     Args:
         draw: Takes the value of each control by name; returns a figure and a sentence that says
-            what is to be seen in it (shown below the picture, and the picture's alt text).
+            what is to be seen in it (shown below the picture, and the picture's alt text). Its
+            figures have their axes and titles in the same places.
         controls: Widgets by the names of draw's arguments, in the order in which they appear.
 
     >>> from minidiff.lab.show import figure
@@ -54,20 +73,39 @@ class Explorer:
         self.controls = dict(controls)
         self.picture = ipywidgets.HTML()
         self.text = ipywidgets.HTML()
-        self.box = ipywidgets.VBox([*self.controls.values(), self.picture, self.text])
+        script = {"output_type": "display_data", "metadata": {}}
+        script["data"] = {"application/javascript": ACCESS}
+        access = ipywidgets.Output(outputs=(script,))
+        self.box = ipywidgets.VBox([*self.controls.values(), self.picture, self.text, access])
+        self._places: list[Any] = []  # of the first figure's axes and title
+        self._frame = lru_cache(maxsize=256)(self._render)
         for control in self.controls.values():
             control.style.description_width = "9em"
             control.layout.width = "32em"
             control.observe(self._update, names="value")
         self._update()
+        gc.collect()  # now, while nobody waits: it would hold up one of the first moves
 
     def _update(self, change: Any = None) -> None:
-        """Redraw for the controls' present values."""
-        fig, self.sentence = self.draw(**{name: c.value for name, c in self.controls.items()})
-        self.png = png(fig)
+        """Show the frame of the controls' present values."""
+        self.png, self.sentence = self._frame(*(c.value for c in self.controls.values()))
         data, alt = base64.b64encode(self.png).decode(), html.escape(self.sentence)
         self.picture.value = f'<img src="data:image/png;base64,{data}" alt="{alt}">'
         self.text.value = f'<span role="status" aria-live="polite">{alt}</span>'
+
+    def _render(self, *values: Hashable) -> tuple[bytes, str]:
+        """Draw one frame: the first as a small file, which is saved, later ones in little time."""
+        fig, sentence = self.draw(**dict(zip(self.controls, values, strict=True)))
+        if not self._places:
+            data = png(fig)
+            self._places = [ax.get_position(original=True) for ax in fig.axes]
+            self._places += [text.get_position() for text in fig.texts]
+            return data, sentence
+        fig.set_layout_engine("none")
+        parts: list[Any] = [*fig.axes, *fig.texts]
+        for part, place in zip(parts, self._places, strict=True):
+            part.set_position(place)
+        return quick_png(fig), sentence
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Show the live widget where there is a kernel, and the picture everywhere else."""
