@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import variants
 from minidiff.training import load_tensors
 from minidiff.zoo import BOUNDS, RECIPES, WEIGHTS, recipe_hash
 
@@ -33,6 +34,20 @@ def test_every_seed_meets_every_bound():
         assert run["frechet_ratio"] <= BOUNDS["fashion_frechet_ratio"]
         assert run["nearest_ratio"] >= BOUNDS["fashion_nearest_ratio"]
     assert result("judge")["accuracy"]["value"] >= BOUNDS["judge_accuracy"]
+
+
+def test_the_checks_were_tried_as_they_are():
+    """`python benchmarks/grading.py` has to follow each change of a task."""
+    grading = result("grading")
+    assert grading["sum"]["false_alarms"] == grading["sum"]["not_recognised"] == 0
+    for chapter, checks in variants.CHECKS.items():
+        tried = grading["chapters"][chapter]
+        assert tried["repetitions_of_right_answers"] >= 200
+        assert tried["tasks"] == len(checks)
+        assert tried["misconceptions"] == sum(len(c.misconceptions) for c in checks.values())
+        assert tried["variants"] == sum(map(len, variants.variants(chapter).values()))
+        assert max(tried["median_ms"].values()) <= 50
+        assert tried["largest_ms"] <= 5_000
 
 
 @pytest.mark.parametrize("page", ["README.md", "minidiff/zoo/weights/fashion.md"])
