@@ -96,7 +96,7 @@ def main(arguments):
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1:] or [".venv", "notebooks", "test"])
+        main(sys.argv[1:] or [".venv", "notebooks", "test", "grading"])
     except SetupError as error:
         sys.exit(f"setup: {error}")
     except KeyboardInterrupt:
