@@ -10,6 +10,7 @@ and the error are printed, what was executed is kept, and the exit code is 1.
 import argparse
 import copy
 import html
+import os
 import re
 import sys
 import time
@@ -100,9 +101,18 @@ def with_alt_texts(notebook: NotebookNode) -> NotebookNode:
     return page
 
 
+def relink(notebook: NotebookNode, out: Path) -> None:
+    """Let links that leave the folder of the lessons lead to the same files from `out`."""
+    root = Path(os.path.relpath(ROOT, out)).as_posix()
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = cell.source.replace("](../", f"]({root}/")
+
+
 def save(notebook: NotebookNode, stem: str, out: Path) -> None:
     """Write the executed notebook and its page, with every image embedded."""
     drop_widgets(notebook)
+    relink(notebook, out)
     nbformat.write(notebook, out / f"{stem}.ipynb")
     page, _ = PageExporter(template_name="lab").from_notebook_node(
         with_alt_texts(notebook), {"metadata": {"name": title(notebook, stem)}}

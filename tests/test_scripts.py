@@ -33,6 +33,14 @@ def lessons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def test_links_of_a_lesson_lead_to_the_same_files_from_its_page(tmp_path: Path):
+    text = "[the assignment](../exercises/01/01.ipynb), [a site](https://example.org)"
+    notebook = new_notebook(cells=[new_markdown_cell(text)])
+    course.relink(notebook, kernel.ROOT / "build" / "course")
+    assert "](../../exercises/01/01.ipynb)" in notebook.cells[0].source
+    assert "](https://example.org)" in notebook.cells[0].source
+
+
 # --- course -------------------------------------------------------------------------------------
 
 
