@@ -4,12 +4,12 @@ VENV ?= .venv
 NB ?=
 
 BIN := $(VENV)/bin
-EXTRAS := notebooks test
+EXTRAS := notebooks test grading
 STAMP := $(VENV)/.stamp
 ONLY := $(if $(NB),--only $(NB))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data course lab test lint notebooks measure oldest clean
+.PHONY: help setup data course lab exercises grade test browser lint notebooks measure oldest clean
 
 help: ## say what there is to do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,15 +30,26 @@ course: data ## execute every notebook in order, into build/course/index.html
 lab: data ## open the course in JupyterLab
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
+exercises: setup ## make exercises/ from solutions/
+	@$(BIN)/python scripts/exercises.py
+
+grade: data ## grade the submissions in a folder: make grade SUBMISSIONS=folder
+	@$(BIN)/python scripts/grade.py $(if $(SUBMISSIONS),"$(SUBMISSIONS)")
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: data lint ## lint, type check, tests, doctests and every notebook
+test: data lint ## lint, type check, tests, doctests, browser and every notebook
+	@$(BIN)/python scripts/browser.py
 	$(BIN)/pytest
-	MINIDIFF_BUDGET=quick $(BIN)/pytest notebooks/$(NB)*.ipynb --nbval-lax --nbval-current-env \
-		--nbval-cell-timeout=300
+	MINIDIFF_BUDGET=quick $(BIN)/pytest $(wildcard notebooks/$(NB)*.ipynb solutions/$(NB)*/*.ipynb) \
+		--nbval-lax --nbval-current-env --nbval-cell-timeout=300
+
+browser: data ## drive the interactives in a headless browser
+	@$(BIN)/python scripts/browser.py
+	$(BIN)/pytest tests/test_browser.py
 
 notebooks: data ## execute the lessons and write their outputs back, ready to commit
 	@$(BIN)/python scripts/notebooks.py $(ONLY)

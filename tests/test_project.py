@@ -27,7 +27,7 @@ CHAPTERS = {
     "03_training": "training",
     "04_ddpm": "ddpm",
 }
-FOLDERS = {"data", "zoo", "lab"}  # what notebooks need and no chapter derives
+FOLDERS = {"data", "zoo", "lab", "grading"}  # what notebooks need and no chapter derives
 MODULES = list(CHAPTERS.values())
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -86,8 +86,23 @@ def parts_of_minidiff(path: Path) -> set[str]:
 def test_each_chapter_has_its_places_and_there_are_no_others():
     assert {p.stem for p in (ROOT / "minidiff").glob("*.py")} == {*MODULES, "__init__", "cli"}
     assert [path.stem for path in LESSONS] == ["00_start_here", *CHAPTERS]
-    for module in MODULES:
+    for slug, module in CHAPTERS.items():
         assert (ROOT / "tests" / f"test_{module}.py").is_file()
+        assert (ROOT / "minidiff" / "grading" / f"chapter_{slug[:2]}.py").is_file()
+        assert (ROOT / "tests" / "variants" / f"chapter_{slug[:2]}.py").is_file()
+    for folder in ("solutions", "exercises"):
+        assert {p.name for p in (ROOT / folder).iterdir() if p.is_dir()} == {*CHAPTERS}
+        assert {p.stem for p in (ROOT / folder).rglob("*.ipynb")} == {*CHAPTERS}
+
+
+@pytest.mark.parametrize("slug", CHAPTERS)
+def test_the_checks_and_the_assignment_of_a_chapter_use_chapters_up_to_it(slug: str):
+    reached = set(MODULES[: int(slug[:2])])
+    for path in (
+        ROOT / "minidiff" / "grading" / f"chapter_{slug[:2]}.py",
+        ROOT / "solutions" / slug / f"{slug}.ipynb",
+    ):
+        assert parts_of_minidiff(path) <= FOLDERS | reached, path
 
 
 @each_module
@@ -249,8 +264,10 @@ def test_minidiff_imports_only_what_it_declares():
 
 # --- the documents ------------------------------------------------------------------------------
 
-DOCUMENTS = sorted(ROOT.glob("*.md"))
-each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "exercises" / "README.md"]
+each_document = pytest.mark.parametrize(
+    "path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix()
+)
 
 
 @each_document
@@ -272,6 +289,8 @@ def test_the_readme_names_each_chapter_and_each_dependency():
     readme = (ROOT / "README.md").read_text()
     for path in LESSONS:
         assert f"(notebooks/{path.name})" in readme
+    for slug in CHAPTERS:
+        assert f"(exercises/{slug}/{slug}.ipynb)" in readme
     extras = PROJECT["optional-dependencies"]
     for requirement in [*PROJECT["dependencies"], *extras["notebooks"], *extras["test"]]:
         name = re.split(r"[>=~]", requirement)[0]
