@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,10 @@ from torch import Tensor
 from minidiff.forward import NoiseSchedule, extract, noise_like
 from minidiff.training import Context, PredictionType, check_prediction_type
 
-Variance = Literal["beta_tilde", "beta"]
+# How noisy a step is: one of two fixed choices, or a function of the model's variance fraction, the
+# step of the chain (B,) and the chain's schedule (chapter 06).
+Variance = Literal["beta_tilde", "beta"] | Callable[[Tensor | None, Tensor, NoiseSchedule], Tensor]
+FIXED_VARIANCES = ("beta_tilde", "beta")
 
 
 class Prediction(NamedTuple):
@@ -240,7 +243,8 @@ def ddpm_steps(
         generator: Source of all noise.
         device: Where to sample when x_T is absent; the CPU by default.
         variance: "beta_tilde", that of the true posterior, or "beta" (Ho et al. 2020, section
-            3.2): the best choices if the data were one point, or standard normal.
+            3.2): the best choices if the data were one point, or standard normal. Or a function
+            of the predicted variance fraction, the step (B,) int64 and the chain's schedule.
 
     Yields:
         Step(t, x, x_0), from t = T-1 down to 0. No noise is added in the last one.
@@ -254,7 +258,7 @@ def ddpm_steps(
     >>> [step.t for step in ddpm_steps(denoise, (1, 1, 2, 2), n_steps=4)]
     [999, 749, 499, 249]
     """
-    if variance not in get_args(Variance):
+    if not callable(variance) and variance not in FIXED_VARIANCES:
         raise ValueError(f"variance must be 'beta_tilde' or 'beta', got {variance!r}")
     n_train_steps = denoise.schedule.n_steps
     timesteps = trailing_timesteps(n_train_steps, n_train_steps if n_steps is None else n_steps)
@@ -262,12 +266,15 @@ def ddpm_steps(
     x = start(shape, x_T, generator, device)
     for i in reversed(range(chain.n_steps)):
         t, index = (torch.full((len(x),), int(s), device=x.device) for s in (timesteps[i], i))
-        x_0 = denoise(x, t).x_0  # the model knows the timesteps it was trained on
-        mean, beta_tilde = posterior(x_0, x, index, chain)  # the chain has its own betas
+        x_0, _, fraction = denoise(x, t)  # the model knows the timesteps it was trained on
+        mean, spread = posterior(x_0, x, index, chain)  # the chain has its own betas
         x = mean
         if i > 0:
             noise = noise_like(x, generator)
-            spread = beta_tilde if variance == "beta_tilde" else extract(chain.betas, index, like=x)
+            if callable(variance):
+                spread = variance(fraction, index, chain)
+            elif variance == "beta":
+                spread = extract(chain.betas, index, like=x)
             x = mean + spread.sqrt() * noise
         yield Step(int(timesteps[i]), x, x_0)
 

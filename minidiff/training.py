@@ -171,6 +171,7 @@ def train(
     seed: int = 0,
     state_path: Path | None = None,
     save_every: float = 60.0,
+    loss: Callable[..., Tensor] = train_step,
 ) -> Iterator[Progress]:
     """Train a diffusion model in place, step by step (Ho et al. 2020, algorithm 1).
 
@@ -192,6 +193,7 @@ def train(
         seed: Decides batches, timesteps, noise and dropout.
         state_path: Where to save the state; training goes on from it, see `fit`.
         save_every: Seconds between two saves.
+        loss: What is minimised, a function with the arguments of `train_step`.
 
     Yields:
         Progress(step, loss), step = 1..n_steps.
@@ -225,7 +227,7 @@ def train(
             batch = drop_context(batch, null_context, context_dropout, generator)
         batch = {name: values.to(device) for name, values in batch.items()}
         clean = x_0[index].to(device)
-        return train_step(model, clean, t, schedule, batch, None, generator, prediction_type)
+        return loss(model, clean, t, schedule, batch, None, generator, prediction_type)
 
     yield from fit(
         model,
@@ -237,7 +239,8 @@ def train(
         seed=seed,
         state_path=state_path,
         save_every=save_every,
-        about=f"{batch_size=} {prediction_type=} {context_dropout=} data={tuple(x_0.shape)} "
+        about=f"loss={getattr(loss, '__name__', loss)} {batch_size=} {prediction_type=} "
+        f"{context_dropout=} data={tuple(x_0.shape)} "
         f"schedule=({schedule.n_steps}, {schedule.betas.sum().item()}) ",
     )
 

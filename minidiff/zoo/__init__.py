@@ -1,5 +1,6 @@
 """The models that the course ships: how each was trained, its weights, and who judges them."""
 
+from minidiff.evaluation import nearest_distances  # for lessons that come before chapter 05
 from minidiff.zoo.bounds import BOUNDS
 from minidiff.zoo.checkpoints import (
     WEIGHTS,
@@ -10,8 +11,8 @@ from minidiff.zoo.checkpoints import (
     save_weights,
     train_recipe,
 )
-from minidiff.zoo.judges import Judge, frechet_distance, judge_images, nearest_distances
-from minidiff.zoo.recipes import RECIPES, DiffusionRecipe, JudgeRecipe, Recipe
+from minidiff.zoo.judges import Judge, judge_images
+from minidiff.zoo.recipes import RECIPES, DiffusionRecipe, HybridRecipe, JudgeRecipe, Recipe
 from minidiff.zoo.sampling import sample
 
 __all__ = [
@@ -19,11 +20,11 @@ __all__ = [
     "RECIPES",
     "WEIGHTS",
     "DiffusionRecipe",
+    "HybridRecipe",
     "Judge",
     "JudgeRecipe",
     "Pretrained",
     "Recipe",
-    "frechet_distance",
     "judge_images",
     "load",
     "nearest_distances",
