@@ -26,6 +26,10 @@ CHAPTERS = {
     "02_unet": "unet",
     "03_training": "training",
     "04_ddpm": "ddpm",
+    "05_evaluation": "evaluation",
+    "06_improved_ddpm": "improved",
+    "07_ddim": "ddim",
+    "08_guidance": "guidance",
 }
 FOLDERS = {"data", "zoo", "lab", "grading"}  # what notebooks need and no chapter derives
 MODULES = list(CHAPTERS.values())

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from minidiff import training
 from minidiff.data import DataNotFound, load_fashion
+from minidiff.evaluation import frechet_distance
 from minidiff.training import load_tensors, save_tensors
 from minidiff.zoo import (
     BOUNDS,
@@ -23,7 +24,6 @@ from minidiff.zoo import (
     Judge,
     JudgeRecipe,
     Pretrained,
-    frechet_distance,
     judge_images,
     load,
     nearest_distances,
@@ -195,7 +195,7 @@ def test_the_weights_of_another_model_are_refused(file: Path) -> None:
 
 
 def test_unknown_names_and_missing_files_are_refused(tmp_path: Path) -> None:
-    message = "name must be one of fashion, judge, got 'nothing'"
+    message = "name must be one of fashion, fashion-improved, judge, got 'nothing'"
     with pytest.raises(ValueError, match=message):
         load("nothing")
     with pytest.raises(ValueError, match=message):

@@ -20,6 +20,20 @@ BOUNDS = MappingProxyType(
         # mean distance in pixels to the nearest training image, relative to that of test images,
         # at least (a model that copies its training set has 0).
         "fashion_nearest_ratio": 0.9,
+        # The same at 25 calls with a fast sampler, three seeds: its Frechet ratio, at most;
+        "few_steps_frechet_ratio": 8.0,
+        # with guidance and at most 25 calls: share that the judge takes for the class asked for,
+        # at least, while
+        "guided_agreement": 0.97,
+        # recall keeps this much of what it is at scale 1, at least.
+        "guided_recall_ratio": 0.5,
+        # Seconds for 64 images with 20 calls on two idle cores, at most.
+        "sampling_seconds": 5.0,
+        # `fashion-improved` on real test images: by how many standard errors of the paired
+        # difference its learned variance needs fewer bits than each fixed one, at least;
+        "improved_bits_z": 3.0,
+        # its Frechet distance at 50 calls, relative to that with beta, three seeds, at most.
+        "improved_frechet_ratio": 1.0,
         # Digits trained live in chapter 03: share recognised as the digit asked for, at least;
         "digits_agreement": 0.85,
         # seconds that the training takes on two idle cores, at most.
