@@ -56,5 +56,6 @@ def page(result: dict[str, Any]) -> str:
     plain, strong = result["seconds"]["plain"], result["seconds"]["guided"]
     return (
         f"## fashion, seconds\n\n{result['n_images']} images with {result['n_calls']} calls take "
-        f"{plain} s, guided {strong} s (bound: {BOUNDS['sampling_seconds']:g} s; {result['device']}).\n"
+        f"{plain} s, guided {strong} s\n(bound: {BOUNDS['sampling_seconds']:g} s; "
+        f"{result['device']}).\n"
     )
