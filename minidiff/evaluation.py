@@ -182,8 +182,10 @@ def nearest(x: Tensor, training: Tensor, batch_size: int = 250) -> tuple[Tensor,
             f"got {tuple(x.shape[1:])} and {tuple(training.shape[1:])}"
         )
     flat = training.flatten(1)  # (M, C H W)
-    found = [torch.cdist(part.flatten(1), flat).min(1) for part in torch.split(x, batch_size)]
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+    parts = torch.split(x.flatten(1), batch_size)
+    indices = torch.cat([torch.cdist(part, flat).argmin(1) for part in parts])  # (N,)
+    # cdist subtracts large numbers; once more from the differences, so that a copy is at 0
+    return (x.flatten(1) - flat[indices]).norm(dim=1), indices
 
 
 def nearest_distances(x: Tensor, training: Tensor) -> Tensor:
@@ -207,7 +209,7 @@ def copying_z(generated: Tensor, held_out: Tensor) -> float:
         held_out: Distances of held-out real items to the same training set, (M,).
 
     Raises:
-        ValueError: If one is empty or not one-dimensional.
+        ValueError: If one is empty, not one-dimensional, or holds a number that is not finite.
 
     >>> held_out = torch.linspace(5, 9, 100)
     >>> copying_z(held_out, held_out), copying_z(held_out / 10, held_out) < -3
@@ -216,6 +218,8 @@ def copying_z(generated: Tensor, held_out: Tensor) -> float:
     for name, distances in (("generated", generated), ("held_out", held_out)):
         if distances.ndim != 1 or len(distances) == 0:
             raise ValueError(f"{name} must be (N,) with N >= 1, got {tuple(distances.shape)}")
+        if not distances.isfinite().all():
+            raise ValueError(f"{name} must be finite, got NaN or infinity")
     n, m = len(generated), len(held_out)
     both = torch.cat([generated, held_out])
     _, ties, n_equal = torch.unique(both, return_inverse=True, return_counts=True)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from minidiff import ddpm, forward, training, unet
+from minidiff import ddpm, evaluation, forward, training, unet
 
 
 def generator() -> torch.Generator:
@@ -42,6 +42,7 @@ SELF, CROSS = randomised(unet.Attention(8)), randomised(unet.Attention(8, contex
 DOWN, MID = randomised(unet.DownBlock(8, 16, 32, attention=True)), randomised(unet.MidBlock(8, 32))
 UP = randomised(unet.UpBlock(8, 8, 16, 32, attention=True))
 STEP = ddpm.Step(0, X, X)
+FEATURES, OTHER_FEATURES = torch.randn(2, 20, 3, dtype=torch.float64).unbind()
 
 
 def schedule_tensors(schedule: forward.NoiseSchedule) -> list[Tensor]:
@@ -141,6 +142,15 @@ CALLS: dict[str, Callable[[Path], Any]] = {
     ],
     "last": lambda _: ddpm.last(iter([STEP])),
     "start": lambda _: [ddpm.start(X.shape), ddpm.start(X.shape, generator=generator())],
+    "Measured": lambda _: evaluation.Measured(1.0, 0.1),
+    "PrecisionRecall": lambda _: evaluation.PrecisionRecall(1.0, 0.5),
+    "frechet_distance": lambda _: evaluation.frechet_distance(FEATURES, OTHER_FEATURES),
+    "kernel_distance": lambda _: evaluation.kernel_distance(FEATURES, OTHER_FEATURES, 5),
+    "squared_mmd": lambda _: evaluation.squared_mmd(FEATURES, OTHER_FEATURES),
+    "precision_recall": lambda _: evaluation.precision_recall(FEATURES, OTHER_FEATURES),
+    "nearest": lambda _: evaluation.nearest(X, NOISE, batch_size=3),
+    "nearest_distances": lambda _: evaluation.nearest_distances(X, NOISE),
+    "copying_z": lambda _: evaluation.copying_z(FEATURES[:, 0], OTHER_FEATURES[:, 0]),
 }
 
 
@@ -181,7 +191,7 @@ def test_the_default_device_changes_nothing(name, tmp_path):
 def test_no_public_function_is_left_out():
     public = {
         name
-        for module in (forward, unet, training, ddpm)
+        for module in (forward, unet, training, ddpm, evaluation)
         for name, value in vars(module).items()
         if (inspect.isfunction(value) or inspect.isclass(value))
         and value.__module__ == module.__name__

@@ -7,11 +7,19 @@ import pytest
 import torch
 
 from minidiff.ddpm import Step
+from minidiff.evaluation import (
+    copying_z,
+    frechet_distance,
+    kernel_distance,
+    nearest_distances,
+    precision_recall,
+)
 from minidiff.forward import cosine_schedule, noise_like
 from minidiff.lab.preview import preview
 from minidiff.lab.widgets import (
     Explorer,
     _likeness,
+    evaluation_explorer,
     feature_map_explorer,
     forward_explorer,
     gaussian_explorer,
@@ -313,3 +321,58 @@ def test_gaussian_explorer_reads_the_sliders():
     explorer.controls["mu_q"].value = 0.0
     assert explorer.sentence.endswith("p and q are the same.")
     assert is_static_png(explorer)
+
+
+# --- chapter 05 ---
+
+
+def as_they_are(x: torch.Tensor) -> torch.Tensor:
+    return x.flatten(1).double()
+
+
+@pytest.fixture(scope="module")
+def clothes() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Held-out images of five classes, which differ in brightness, and as many training images."""
+    labels = torch.arange(100) % 5
+    noise = torch.randn(200, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    x = (labels.repeat(2).view(-1, 1, 1, 1) / 5 - 0.4 + 0.2 * noise).clamp(-1, 1)
+    return x[:100], labels, x[100:]
+
+
+def test_evaluation_explorer_measures_what_it_shows(clothes):
+    real, labels, training = clothes
+    explorer = evaluation_explorer(real, labels, training, as_they_are, n=30)
+    explorer.controls["fault"].value = "copies"
+    explorer.controls["level"].value = 5
+    copies, floor = training[:30], real[30:60]
+    distance, control = (
+        frechet_distance(*map(as_they_are, (x, training))) for x in (copies, floor)
+    )
+    assert f"Frechet distance {distance:.2f} (real: {control:.2f})" in explorer.sentence
+    kernel = kernel_distance(*map(as_they_are, (copies, training[30:])), 5).value
+    assert f"kernel distance {kernel:.3f} " in explorer.sentence
+    both = precision_recall(*map(as_they_are, (training[30:60], copies)))
+    assert f"precision {both.precision:.2f} and recall {both.recall:.2f} " in explorer.sentence
+    z = copying_z(torch.zeros(30), nearest_distances(floor, training))
+    assert explorer.sentence.endswith(f"copying z = {z:.1f}.")
+
+
+def test_evaluation_explorer_follows_both_controls(clothes):
+    explorer = evaluation_explorer(*clothes, as_they_are, n=30)
+    seen, sentences = set(), set()
+    explorer.controls["level"].value = 5
+    for fault in explorer.controls["fault"].options:
+        explorer.controls["fault"].value = fault
+        assert explorer.sentence.startswith(f"{fault}, strength 5 of 5: ")
+        assert is_static_png(explorer)
+        seen.add(explorer.png)
+        explorer.controls["level"].value = 0
+        sentences.add(explorer.sentence.removeprefix(fault))
+        explorer.controls["level"].value = 5
+    assert len(seen) == 5
+    assert len(sentences) == 1  # at strength 0 there is no fault
+
+
+def test_evaluation_explorer_needs_enough_images(clothes):
+    with pytest.raises(ValueError, match="must hold at least 2 n = 102 images each, got 100 and"):
+        evaluation_explorer(*clothes, as_they_are, n=51)

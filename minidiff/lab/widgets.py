@@ -21,6 +21,13 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
 from minidiff.ddpm import Denoiser, Step
+from minidiff.evaluation import (
+    copying_z,
+    frechet_distance,
+    kernel_distance,
+    nearest_distances,
+    precision_recall,
+)
 from minidiff.forward import (
     NoiseSchedule,
     cosine_schedule,
@@ -476,3 +483,118 @@ def _likeness(h: Tensor, x_0: Tensor) -> Tensor:
     image = F.normalize(image - image.mean(), dim=0)
     h = h.flatten(2)  # (N, C, h w)
     return (F.normalize(h - h.mean(2, keepdim=True), dim=2) @ image).abs()
+
+
+def evaluation_explorer(
+    real: Tensor,
+    labels: Tensor,
+    training: Tensor,
+    features: Callable[[Tensor], Tensor],
+    n: int = 300,
+    seed: int = 0,
+) -> Explorer:
+    """What each measure of chapter 05 sees of a known fault, beside what real images score.
+
+    A pretended model returns held-out real images with one of five faults, more of it the farther
+    the slider is moved. Everything is computed when the explorer is made.
+
+    Args:
+        real: Held-out images (K, C, H, W) in [-1, 1], K of at least 2 n.
+        labels: Their classes, (K,) int64.
+        training: Images (M, C, H, W) that a model would be trained on, M of at least 2 n. Those
+            that it copies are among the first n; kernel distance, precision and recall are
+            measured against others.
+        features: Maps images (B, C, H, W) to features (B, D) float64.
+        n: Images that the pretended model draws.
+        seed: Of the noise.
+
+    Raises:
+        ValueError: If there are too few images.
+
+    >>> x = torch.rand(100, 1, 4, 4) * 2 - 1
+    >>> as_they_are = lambda x: x.flatten(1).double()
+    >>> explorer = evaluation_explorer(x[:60], torch.arange(60) % 2, x[60:], as_they_are, n=20)
+    >>> explorer.controls["fault"].value = "copies"
+    >>> explorer.sentence.split(":")[0]
+    'copies, strength 3 of 5'
+    """
+    if min(len(real), len(training)) < 2 * n:
+        raise ValueError(
+            f"real and training must hold at least 2 n = {2 * n} images each, "
+            f"got {len(real)} and {len(training)}"
+        )
+    n_levels, classes = 5, sorted({*labels.tolist()})
+    seen = features(training)  # (M, D)
+    held_out = nearest_distances(real[n : 2 * n], training)  # (n,)
+
+    def measured(x: Tensor, made: Tensor) -> dict[str, float]:
+        precision, recall = precision_recall(seen[n : 2 * n], made)
+        return {
+            "frechet": frechet_distance(made, seen),
+            "kernel": kernel_distance(made, seen[n:], n // 6).value,
+            "precision": precision,
+            "recall": recall,
+            "z": copying_z(nearest_distances(x, training), held_out),
+        }
+
+    def faulty(fault: str, level: int) -> Tensor:
+        share, x = level / n_levels, real[:n]
+        if fault == "noise":
+            noise = noise_like(x, torch.Generator().manual_seed(seed))
+            return (x + 0.3 * share * noise).clamp(-1, 1)
+        if fault == "blur":
+            return x.lerp(F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), share)
+        if fault == "faded":
+            return x - 0.6 * share * (x + 1)  # -1, the background, stays
+        if fault == "copies":
+            return torch.cat([training[: round(share * n)], x[round(share * n) :]])
+        kept = real[labels <= classes[round((len(classes) - 1) * (1 - 0.9 * share))]]
+        return kept[torch.arange(n) % len(kept)]
+
+    faults = ("noise", "blur", "faded", "classes left out", "copies")
+    perfect = measured(real[:n], features(real[:n]))
+    sets, values = {}, {}
+    for fault in faults:
+        for i in range(n_levels + 1):
+            sets[fault, i] = x = faulty(fault, i)
+            values[fault, i] = measured(x, features(x)) if i else perfect
+    floor = measured(real[n : 2 * n], features(real[n : 2 * n]))
+    panels: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+        "Frechet distance": (("frechet",), {"yscale": "log", "ylim": (0.1, 100)}),
+        "kernel distance": (("kernel",), {"ylim": (-0.1, 1.1)}),
+        "precision, recall": (("precision", "recall"), {"ylim": (-0.03, 1.03)}),
+        "copying, z": (("z",), {"ylim": (-25, 12)}),
+    }
+    columns = torch.arange(14) * n // 14  # items from the whole set
+
+    def draw(fault: str, level: int) -> tuple[Figure, str]:
+        fig, axes = figure(
+            "Which measure notices the fault?", 2, 4, size=(8.5, 3.4), height_ratios=(1, 2)
+        )
+        for ax in axes[0]:
+            ax.remove()
+        top = fig.add_subplot(axes[0, 0].get_gridspec()[0, :])
+        draw_images(top, sets[fault, level][columns], n_columns=len(columns))
+        for ax, (title, (names, limits)) in zip(axes[1], panels.items(), strict=True):
+            for i, name in enumerate(names):
+                curve = [values[fault, j][name] for j in range(n_levels + 1)]
+                ax.plot(curve, ("-", "--")[i], color=COLORS[i], label=name)
+                ax.plot(level, curve[level], "ko")
+                ax.axhline(floor[name], color=COLORS[i], linestyle=":", linewidth=1.2)
+            ax.set(title=title, xlim=(-0.2, n_levels + 0.2), xlabel="strength", **limits)
+            ax.minorticks_off()
+        axes[1, 2].legend(loc="lower left", fontsize=8)
+        now = values[fault, level]
+        return fig, (
+            f"{fault}, strength {level} of {n_levels}: Frechet distance {now['frechet']:.2f} "
+            f"(real: {floor['frechet']:.2f}), kernel distance {now['kernel']:.3f} (real: "
+            f"{floor['kernel']:.3f}), precision {now['precision']:.2f} and recall "
+            f"{now['recall']:.2f} (real: {floor['precision']:.2f} and {floor['recall']:.2f}), "
+            f"copying z = {now['z']:.1f}."
+        )
+
+    controls = {
+        "fault": ipywidgets.Dropdown(options=faults, description="fault"),
+        "level": ipywidgets.IntSlider(value=3, min=0, max=n_levels, description="strength"),
+    }
+    return Explorer(draw, controls)
