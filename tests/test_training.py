@@ -415,6 +415,49 @@ def tiny_training(model: nn.Module, **changes: Any) -> Iterator[training.Progres
     return train(model, **arguments | changes)
 
 
+def another_loss(*args: Any) -> Tensor:
+    """Twice the simple loss."""
+    return 2 * train_step(*args)
+
+
+def test_train_minimises_the_loss_that_it_is_given() -> None:
+    """Called with the arguments of train_step, on the batches that train_step would get."""
+    calls: list[tuple[Any, ...]] = []
+
+    def noted(*args: Any) -> Tensor:
+        calls.append(args)
+        return another_loss(*args)
+
+    model, schedule = tiny_unet(), linear_schedule(100)
+    simple = [loss for _, loss in tiny_training(tiny_unet(), learning_rate=0.0)]
+    twice = [
+        loss for _, loss in tiny_training(model, loss=noted, learning_rate=0.0, schedule=schedule)
+    ]
+    assert twice == pytest.approx([2 * loss for loss in simple], rel=1e-6)
+    for network, x_0, t, given, context, noise, generator, prediction_type in calls:
+        assert network is model
+        assert given is schedule
+        assert x_0.shape == (4, *DIGITS.shape[1:])
+        assert t.shape == context["labels"].shape == (4,)
+        assert noise is None
+        assert isinstance(generator, torch.Generator)
+        assert prediction_type == "v"
+
+
+def test_a_hybrid_training_moves_prediction_and_variance() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = UNet(1, 2, channels=(4, 8), attention_levels=(), n_classes=10)
+    before = weights(model)
+    steps = list(tiny_training(model, loss=hybrid_loss, n_steps=3))
+    assert [step for step, _ in steps] == [1, 2, 3]
+    last = [name for name, value in weights(model).items() if value.shape[:1] == (2,)]
+    for name in last:  # both output channels
+        moved = (weights(model)[name] - before[name]).flatten(1) if "weight" in name else None
+        assert moved is None or (moved.abs().amax(1) > 0).all()
+    assert any("weight" in name for name in last)
+
+
 def test_fit_is_adamw_with_clipping_and_a_learning_rate() -> None:
     """The same five steps by hand, in float64, which autocast leaves alone."""
     torch.manual_seed(0)
@@ -637,6 +680,7 @@ def test_buffers_are_resumed_too(tmp_path: Path) -> None:
         {"context_dropout": 0.2},
         {"schedule": cosine_schedule(100)},
         {"x_0": DIGITS[:7], "context": {"labels": LABELS[:7]}},
+        {"loss": another_loss},
         {"ema": None},
         {"ema": EMA(tiny_unet(), decay=0.9)},
     ],
