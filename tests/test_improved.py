@@ -207,7 +207,10 @@ def test_far_from_the_mean_the_logarithm_is_still_exact(dtype):
             for mean in (-0.995, 0.1, 0.9):
                 x, m = torch.tensor([2 * k / 255 - 1]).to(dtype), torch.tensor([mean]).to(dtype)
                 distance = mpmath.mpf(float(x)) - mpmath.mpf(float(m))
-                lower, upper = (distance - half) / exact_deviation, (distance + half) / exact_deviation
+                lower, upper = (
+                    (distance - half) / exact_deviation,
+                    (distance + half) / exact_deviation,
+                )
                 if k == 0:
                     p = mpmath.ncdf(upper)
                 elif k == 255:
@@ -356,9 +359,7 @@ def test_the_hybrid_loss_is_the_simple_one_and_a_share_of_the_bound(
     guess, _, fraction = denoise(x_t, t)
     log_variance = learned_log_variance(fraction, t, schedule)
     terms = vlb_term(x_0, x_t, t, guess, log_variance, schedule)
-    simple = train_step(
-        Once(model), x_0, t, schedule, noise=noise, prediction_type=prediction_type
-    )
+    simple = train_step(Once(model), x_0, t, schedule, noise=noise, prediction_type=prediction_type)
     got = hybrid_loss(model, x_0, t, schedule, noise=noise, prediction_type=prediction_type)
     assert abs(got - simple - n_steps / 1000 * terms.mean()) < 1e-9 * got
     assert terms.mean() > 1e-3
@@ -775,7 +776,11 @@ def test_float32_is_enough():
 @pytest.mark.parametrize(
     ("model", "arguments", "message"),
     [
-        (wave, {"variances": ("fixed",)}, "must be 'learned', 'beta_tilde' or 'beta', got ['fixed']"),
+        (
+            wave,
+            {"variances": ("fixed",)},
+            "'beta_tilde' or 'beta', got ['fixed']",
+        ),
         (Once(Twofold()), {}, "variances must leave out 'learned': this model learned none"),
         (wave, {"timesteps": torch.tensor([50])}, "t must be int64 in [0, 50), got max 50"),
         (wave, {"timesteps": torch.tensor([-1])}, "t must be int64 in [0, 50), got min -1"),
