@@ -178,6 +178,8 @@ def vlb_term(
     predicted, _ = posterior(predicted_x_0, x_t, t, schedule)
     true_log_variance = extract(posterior_log_variance(schedule), t, like=x_0)  # (B, 1, ..., 1)
     kl = normal_kl(mean, true_log_variance, predicted, log_variance)
+    if (t > 0).all():
+        return _bits(kl)
     decoder = -discretised_log_likelihood(x_0, predicted, log_variance)
     first = (t == 0).to(x_0.device).view(-1, *[1] * (x_0.ndim - 1))  # (B, 1, ..., 1)
     return _bits(torch.where(first, decoder, kl))

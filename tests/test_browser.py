@@ -371,6 +371,9 @@ READS = {
     ),
     "loss_explorer": lambda v: rf"t = {v['t']}: x_t = [\d.]+ x_0 \+ [\d.]+ noise\. The loss is ",
     "trajectory_explorer": lambda v: rf"Step {v['step']} of 100, at t = \d+: the predicted x_0 ",
+    "variance_explorer": lambda v: (
+        rf"t = {v['t']}, {v['number of steps']} steps: (beta_tilde is \S+ and beta |the last step)"
+    ),
 }
 
 # --- the tests ----------------------------------------------------------------------------------
