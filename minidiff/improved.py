@@ -178,6 +178,8 @@ def vlb_term(
     predicted, _ = posterior(predicted_x_0, x_t, t, schedule)
     true_log_variance = extract(posterior_log_variance(schedule), t, like=x_0)  # (B, 1, ..., 1)
     kl = normal_kl(mean, true_log_variance, predicted, log_variance)
+    if (t > 0).all():
+        return _bits(kl)
     decoder = -discretised_log_likelihood(x_0, predicted, log_variance)
     first = (t == 0).to(x_0.device).view(-1, *[1] * (x_0.ndim - 1))  # (B, 1, ..., 1)
     return _bits(torch.where(first, decoder, kl))
@@ -351,23 +353,26 @@ def bits_per_dimension(
     x_0: Tensor,
     generator: torch.Generator | None = None,
     variances: tuple[str, ...] = ("learned",),
+    timesteps: Tensor | None = None,
 ) -> dict[str, Bound]:
-    """Evaluate the bound on images, all T terms, one draw of noise for each.
+    """Evaluate the bound on images, all T terms or some of them, one draw of noise for each.
 
-    The model is called T times, whatever the number of variances; they share its predictions and
-    the noise, so their difference is known far better than each of them.
+    The model is called once for each term, whatever the number of variances; they share its
+    predictions and the noise, so their difference is known far better than each of them.
 
     Args:
         denoise: The model with its schedule and context.
         x_0: Images in [-1, 1] of 256 levels, (B, C, *space).
         generator: Source of the noise.
         variances: Any of "learned", "beta_tilde" and "beta".
+        timesteps: Which terms to evaluate, (n,) int64 in [0, T); all by default.
 
     Returns:
-        By variance, the terms L_0 .. L_{T-1} and L_T.
+        By variance, those terms of L_0 .. L_{T-1}, and L_T.
 
     Raises:
-        ValueError: If a variance is unknown, or the model learned none and "learned" is asked for.
+        ValueError: If a variance is unknown, a timestep out of range, or the model learned no
+            variance and "learned" is asked for.
 
     >>> model = lambda x_t, t, context=None: torch.zeros_like(x_t)  # all data is one point, 0
     >>> denoise = Denoiser(model, linear_schedule(25), prediction_type="x_0")
@@ -383,7 +388,7 @@ def bits_per_dimension(
         )
     fixed = {"beta_tilde": posterior_log_variance(schedule), "beta": schedule.betas.log()}
     terms: dict[str, list[Tensor]] = {name: [] for name in variances}
-    for step in range(schedule.n_steps):
+    for step in range(schedule.n_steps) if timesteps is None else timesteps.tolist():
         t = torch.full((len(x_0),), step, device=x_0.device)
         x_t, _ = forward_diffusion(x_0, t, schedule, generator=generator)
         predicted, _, fraction = denoise(x_t, t)

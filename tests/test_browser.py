@@ -373,6 +373,8 @@ READS = {
     "trajectory_explorer": lambda v: rf"Step {v['step']} of 100, at t = \d+: the predicted x_0 ",
     "evaluation_explorer": lambda v: (
         rf"{v['fault']}, strength {v['strength']} of 5: Frechet distance [\d.]+ \(real: [\d.]+\), "
+    "variance_explorer": lambda v: (
+        rf"t = {v['t']}, {v['number of steps']} steps: (beta_tilde is \S+ and beta |the last step)"
     ),
 }
 

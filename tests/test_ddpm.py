@@ -21,6 +21,7 @@ from minidiff.ddpm import (
     trailing_timesteps,
 )
 from minidiff.forward import NoiseSchedule, cosine_schedule, forward_diffusion, linear_schedule
+from minidiff.improved import learned_variance, posterior_log_variance
 from minidiff.training import train_step, training_target
 from minidiff.unet import UNet
 
@@ -566,6 +567,92 @@ def test_start_is_the_generators_noise_or_what_is_given():
     x_T = start((2, 1, 3), generator=generator(4))
     assert torch.equal(x_T, torch.randn(2, 1, 3, generator=generator(4)))
     assert start((2, 1, 3), x_T) is x_T
+
+
+# --- a variance that is a function ---
+
+
+def with_fraction(fraction: float):
+    """The model without meaning, and v for a fraction between beta_tilde (0) and beta (1)."""
+    return lambda x_t, t, context: torch.cat(
+        [wave(x_t, t), torch.full_like(x_t, 2 * fraction - 1)], dim=1
+    )
+
+
+@each_schedule
+@pytest.mark.parametrize("n_steps", [2, 30, 1000])
+@pytest.mark.parametrize(("fraction", "variance"), [(0.0, "beta_tilde"), (1.0, "beta")])
+def test_the_ends_of_a_learned_variance_are_the_fixed_ones(make, n_steps, fraction, variance):
+    """Of the shorter chain's betas, not of those that the model was trained with."""
+    denoise, x_T = Denoiser(with_fraction(fraction), make(1000)), normal(2, 1, 3)
+    learned = sample_ddpm(denoise, x_T.shape, n_steps, x_T, generator(), variance=learned_variance)
+    fixed = sample_ddpm(denoise, x_T.shape, n_steps, x_T, generator(), variance=variance)
+    assert gap(learned, fixed) < 1e-10
+
+
+def test_a_variance_that_is_a_function_gets_the_fraction_and_the_step_of_the_shorter_chain():
+    seen = []
+
+    def variance(fraction: Tensor | None, index: Tensor, chain: NoiseSchedule) -> Tensor:
+        assert torch.equal(index, torch.full((2,), 3 - len(seen)))
+        assert chain.n_steps == 4
+        assert gap(fraction, torch.full((2, 1, 3), 0.25).double()) < 1e-15
+        seen.append(torch.full_like(fraction, 0.01 * (len(seen) + 1)))
+        return seen[-1]
+
+    schedule, x_T = cosine_schedule(), normal(2, 1, 3)
+    denoise = Denoiser(with_fraction(0.25), schedule)
+    steps = list(ddpm_steps(denoise, x_T.shape, 4, x_T, generator(), variance=variance))
+    assert len(seen) == 3  # nothing is added in the last step, so nothing is asked
+    chain, draw, x = respace(schedule, torch.tensor([249, 499, 749, 999])), generator(), x_T
+    for i, (step, spread) in enumerate(zip(steps, seen, strict=False)):
+        mean, _ = posterior(step.x_0, x, torch.full((2,), 3 - i), chain)
+        noise = torch.randn(x.shape, dtype=x.dtype, generator=draw)
+        assert gap(step.x, mean + spread.sqrt() * noise) < 1e-12
+        x = step.x
+
+
+@each_schedule
+@pytest.mark.parametrize("n_steps", [2, 10, 50])
+def test_with_the_true_variance_a_normal_is_drawn_exactly_in_any_number_of_steps(make, n_steps):
+    """beta_tilde, and w_0^2 Var(x_0 | x_t) for what is not known of x_0.
+
+    With it p is q(x_{t-1} | x_t), so that only the last step, which adds no noise, falls short of
+    the variance of the data: by Var(x_0 | x_t) of the last t.
+    """
+    std, n_samples, schedule = 0.5, 40_000, make(1000)
+    chain = respace(schedule, trailing_timesteps(1000, n_steps))
+    a_bar = chain.alphas_cumprod
+    unknown = std**2 * (1 - a_bar) / (a_bar * std**2 + 1 - a_bar)  # Var(x_0 | x_t)
+    weight_0 = chain.alphas_cumprod_prev.sqrt() * chain.betas / (1 - a_bar)
+    true = chain.posterior_variance + weight_0**2 * unknown
+    low = posterior_log_variance(chain)
+    fraction = (true.log() - low) / (chain.betas.log() - low)
+    index_of = {int(t): i for i, t in enumerate(trailing_timesteps(1000, n_steps))}
+
+    def model(x_t: Tensor, t: Tensor, context: object) -> Tensor:
+        i = torch.tensor([index_of[int(step)] for step in t[:1]]).expand(len(t))
+        k = column(a_bar.sqrt() * std**2 / (a_bar * std**2 + 1 - a_bar), i, x_t)
+        return torch.cat([k * x_t, (2 * column(fraction, i, x_t) - 1).expand_as(x_t)], dim=1)
+
+    denoise = Denoiser(model, schedule, "x_0", clip=None)
+    x_T = normal(n_samples, 1, seed=1) * (a_bar[-1] * std**2 + 1 - a_bar[-1]).sqrt()
+    x = sample_ddpm(denoise, x_T.shape, n_steps, x_T, generator(), variance=learned_variance)
+    expected = (std**2 - unknown[0]).sqrt().item()
+    assert abs(x.std() / expected - 1) < 4 / math.sqrt(2 * n_samples)
+    others = [
+        sample_ddpm(denoise, x_T.shape, n_steps, x_T, generator(), variance=variance).std()
+        for variance in ("beta_tilde", "beta")
+    ]
+    if n_steps == 10:
+        assert others[0] < (1 - 8 / math.sqrt(2 * n_samples)) * x.std() < x.std() < others[1]
+
+
+def test_a_learned_variance_of_a_model_that_learned_none_is_refused():
+    denoise = Denoiser(wave, linear_schedule(50))
+    message = "variance must be 'beta' or 'beta_tilde': this model learned none"
+    with pytest.raises(ValueError, match=message):
+        sample_ddpm(denoise, (2, 1), variance=learned_variance)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from minidiff import ddpm, evaluation, forward, training, unet
+from minidiff import ddpm, evaluation, forward, improved, training, unet
 
 
 def generator() -> torch.Generator:
@@ -43,6 +43,8 @@ DOWN, MID = randomised(unet.DownBlock(8, 16, 32, attention=True)), randomised(un
 UP = randomised(unet.UpBlock(8, 8, 16, 32, attention=True))
 STEP = ddpm.Step(0, X, X)
 FEATURES, OTHER_FEATURES = torch.randn(2, 20, 3, dtype=torch.float64).unbind()
+TWOFOLD = randomised(unet.UNet(1, 2, channels=(8, 16), n_classes=3))
+LEARNED = ddpm.Denoiser(TWOFOLD, SCHEDULE, "v", CONTEXT)
 
 
 def schedule_tensors(schedule: forward.NoiseSchedule) -> list[Tensor]:
@@ -154,6 +156,32 @@ CALLS: dict[str, Callable[[Path], Any]] = {
 }
 
 
+def importance_sampled() -> list[Any]:
+    sampler = improved.ImportanceSampler(3, n_history=1)
+    sampler.update(torch.tensor([0, 1, 2], device="cpu"), torch.tensor([1.0, 2, 3], device="cpu"))
+    return [sampler.probabilities, *sampler.draw(5, generator())]
+
+
+CALLS |= {
+    "posterior_log_variance": lambda _: improved.posterior_log_variance(SCHEDULE),
+    "learned_log_variance": lambda _: improved.learned_log_variance(X, T, SCHEDULE),
+    "learned_variance": lambda _: [
+        improved.learned_variance(X, T, SCHEDULE),
+        ddpm.sample_ddpm(LEARNED, X.shape, 3, x_T=NOISE, variance=improved.learned_variance),
+    ],
+    "normal_kl": lambda _: improved.normal_kl(X, X, NOISE, NOISE),
+    "discretised_log_likelihood": lambda _: improved.discretised_log_likelihood(X, NOISE, X),
+    "vlb_term": lambda _: improved.vlb_term(X, NOISE, T, X / 2, NOISE, SCHEDULE),
+    "hybrid_loss": lambda _: improved.hybrid_loss(TWOFOLD, X, T, SCHEDULE, CONTEXT),
+    "ImportanceSampler": lambda _: importance_sampled(),
+    "Bound": lambda _: improved.Bound(X[:, 0, 0], X[:, 0, 0, 0]).total,
+    "prior_term": lambda _: improved.prior_term(X, SCHEDULE),
+    "bits_per_dimension": lambda _: list(
+        improved.bits_per_dimension(LEARNED, X, None, ("learned", "beta", "beta_tilde")).values()
+    ),
+}
+
+
 def leaves(result: Any) -> Iterator[Any]:
     """Every tensor and number in a result."""
     if isinstance(result, nn.Module):
@@ -192,6 +220,7 @@ def test_no_public_function_is_left_out():
     public = {
         name
         for module in (forward, unet, training, ddpm, evaluation)
+        for module in (forward, unet, training, ddpm, improved)
         for name, value in vars(module).items()
         if (inspect.isfunction(value) or inspect.isclass(value))
         and value.__module__ == module.__name__

@@ -28,6 +28,7 @@ from minidiff.forward import (
     forward_diffusion,
     linear_schedule,
 )
+from minidiff.improved import hybrid_loss
 from minidiff.training import (
     EMA,
     PredictionType,
@@ -399,6 +400,11 @@ def tiny_unet(seed: int = 0) -> UNet:
         return UNet(channels=(4, 8), attention_levels=(1,), n_classes=10)
 
 
+def another_loss(*args: Any) -> Tensor:
+    """Twice the simple loss."""
+    return 2 * train_step(*args)
+
+
 def tiny_training(model: nn.Module, **changes: Any) -> Iterator[training.Progress]:
     """Train on eight digits with all that `train` can do."""
     arguments: dict[str, Any] = {
@@ -413,6 +419,41 @@ def tiny_training(model: nn.Module, **changes: Any) -> Iterator[training.Progres
         "learning_rate": 1e-2,
     }
     return train(model, **arguments | changes)
+
+
+def test_train_minimises_the_loss_that_it_is_given() -> None:
+    """Called with the arguments of train_step, on the batches that train_step would get."""
+    calls: list[tuple[Any, ...]] = []
+
+    def noted(*args: Any) -> Tensor:
+        calls.append(args)
+        return another_loss(*args)
+
+    model, schedule = tiny_unet(), linear_schedule(100)
+    simple = [loss for _, loss in tiny_training(tiny_unet(), learning_rate=0.0)]
+    twice = [
+        loss for _, loss in tiny_training(model, loss=noted, learning_rate=0.0, schedule=schedule)
+    ]
+    assert twice == pytest.approx([2 * loss for loss in simple], rel=1e-6)
+    for network, x_0, t, given, context, noise, generator, prediction_type in calls:
+        assert network is model
+        assert given is schedule
+        assert x_0.shape == (4, *DIGITS.shape[1:])
+        assert t.shape == context["labels"].shape == (4,)
+        assert noise is None
+        assert isinstance(generator, torch.Generator)
+        assert prediction_type == "v"
+
+
+def test_a_hybrid_training_moves_prediction_and_variance() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = UNet(1, 2, channels=(4, 8), attention_levels=(), n_classes=10)
+    before = model.conv_out.weight.clone()
+    steps = list(tiny_training(model, loss=hybrid_loss, n_steps=3))
+    assert [step for step, _ in steps] == [1, 2, 3]
+    moved = (model.conv_out.weight - before).flatten(1).abs().amax(1)  # (2,)
+    assert (moved > 0).all()
 
 
 def test_fit_is_adamw_with_clipping_and_a_learning_rate() -> None:
@@ -637,6 +678,7 @@ def test_buffers_are_resumed_too(tmp_path: Path) -> None:
         {"context_dropout": 0.2},
         {"schedule": cosine_schedule(100)},
         {"x_0": DIGITS[:7], "context": {"labels": LABELS[:7]}},
+        {"loss": another_loss},
         {"ema": None},
         {"ema": EMA(tiny_unet(), decay=0.9)},
     ],

@@ -6,7 +6,7 @@ import copy
 import pytest
 import torch
 
-from minidiff.ddpm import Step
+from minidiff.ddpm import Denoiser, Step
 from minidiff.evaluation import (
     copying_z,
     frechet_distance,
@@ -14,7 +14,7 @@ from minidiff.evaluation import (
     nearest_distances,
     precision_recall,
 )
-from minidiff.forward import cosine_schedule, noise_like
+from minidiff.forward import cosine_schedule, forward_diffusion, noise_like
 from minidiff.lab.preview import preview
 from minidiff.lab.widgets import (
     Explorer,
@@ -26,6 +26,7 @@ from minidiff.lab.widgets import (
     loss_explorer,
     schedule_explorer,
     trajectory_explorer,
+    variance_explorer,
 )
 from minidiff.training import training_target
 from minidiff.unet import UNet
@@ -376,3 +377,68 @@ def test_evaluation_explorer_follows_both_controls(clothes):
 def test_evaluation_explorer_needs_enough_images(clothes):
     with pytest.raises(ValueError, match="must hold at least 2 n = 102 images each, got 100 and"):
         evaluation_explorer(*clothes, as_they_are, n=51)
+
+
+# --- chapter 06 ---
+
+
+def halves(x_t, t, context=None):
+    """A model whose fraction is 0.9 in the left half of an image and 0.3 in the right one."""
+    v = torch.full_like(x_t, 2 * 0.9 - 1)
+    v[..., x_t.shape[-1] // 2 :] = 2 * 0.3 - 1
+    return torch.cat([x_t, v], dim=1)
+
+
+@pytest.fixture
+def variances(pictures) -> Explorer:
+    return variance_explorer(Denoiser(halves, cosine_schedule(), "v"), pictures)
+
+
+def test_variance_explorer_follows_both_controls(variances):
+    seen = {variances.png}
+    for name, value in (("t", 0), ("t", 999), ("n_steps", 10), ("t", 55), ("n_steps", 100)):
+        variances.controls[name].value = value
+        assert variances.png not in seen
+        assert is_static_png(variances)
+        seen.add(variances.png)
+    variances.controls["t"].value = 5
+    assert variances.sentence.startswith("t = 5, 100 steps: the last step, which ends at the data")
+    variances.controls["t"].value = 55
+    assert variances.sentence.startswith("t = 55, 100 steps: beta_tilde is ")
+    assert "The learned variance lies 0.60 of the way" in variances.sentence
+    assert variances.sentence.endswith("tenth of the pixels is below 0.30, a tenth above 0.90.")
+
+
+@pytest.mark.parametrize(("t", "n_steps"), [(5, 1000), (1, 1000), (377, 50), (55, 25)])
+def test_variance_explorer_knows_the_betas_of_a_jump(variances, t, n_steps):
+    variances.controls["t"].value, variances.controls["n_steps"].value = t, n_steps
+    a_bar, before = cosine_schedule().alphas_cumprod, t - 1000 // n_steps
+    beta = 1 - a_bar[t] / a_bar[before]
+    tilde = (1 - a_bar[before]) / (1 - a_bar[t]) * beta
+    assert f"beta_tilde is {tilde:.2g} and beta {beta:.2g}." in variances.sentence
+
+
+def test_variance_explorer_asks_the_model_about_the_noisy_images(pictures):
+    asked = []
+
+    def model(x_t, t, context):
+        asked.append((x_t, int(t[0])))
+        return halves(x_t, t)
+
+    explorer = variance_explorer(Denoiser(model, cosine_schedule(), "v"), pictures, seed=3)
+    assert [t for _, t in asked] == list(explorer.controls["t"].options)
+    noise = noise_like(pictures, torch.Generator().manual_seed(3))
+    for x_t, t in asked:
+        expected, _ = forward_diffusion(pictures, torch.full((3,), t), cosine_schedule(), noise)
+        assert torch.equal(x_t, expected)
+    n_asked = len(asked)
+    explorer.controls["t"].value = 0
+    assert len(asked) == n_asked  # a move computes nothing but the picture
+
+
+def test_variance_explorer_takes_short_chains_and_refuses_models_without_a_variance(pictures):
+    explorer = variance_explorer(Denoiser(halves, cosine_schedule(50), "v"), pictures)
+    assert list(explorer.controls["n_steps"].options) == [50, 25, 10]
+    assert explorer.controls["t"].options[-1] == 49
+    with pytest.raises(ValueError, match="must hold a model that learned its variance"):
+        variance_explorer(Denoiser(lambda x_t, *_: x_t, cosine_schedule(), "v"), pictures)

@@ -14,13 +14,16 @@ from torch import Tensor
 
 from minidiff import training
 from minidiff.data import DataNotFound, load_fashion
+from minidiff.ddpm import sample_ddpm
 from minidiff.evaluation import frechet_distance
-from minidiff.training import load_tensors, save_tensors
+from minidiff.improved import hybrid_loss, learned_variance
+from minidiff.training import load_tensors, save_tensors, train_step
 from minidiff.zoo import (
     BOUNDS,
     RECIPES,
     WEIGHTS,
     DiffusionRecipe,
+    HybridRecipe,
     Judge,
     JudgeRecipe,
     Pretrained,
@@ -217,6 +220,10 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(classifier, JudgeRecipe)
     small = replace(diffusion, n_steps=3, batch_size=4, channels=(8, 16), attention_levels=(1,))
     monkeypatch.setitem(RECIPES, "fashion", small)
+    hybrid = RECIPES["fashion-improved"]
+    assert isinstance(hybrid, HybridRecipe)
+    hybrid = replace(hybrid, n_steps=3, batch_size=4, channels=(8, 16), attention_levels=(1,))
+    monkeypatch.setitem(RECIPES, "fashion-improved", hybrid)
     monkeypatch.setitem(RECIPES, "judge", replace(classifier, n_steps=3, batch_size=4))
     data = normal(300, 1, 28, 28).float().clamp(-1, 1), torch.arange(300) % 10
     monkeypatch.setattr(recipes, "load_fashion", lambda split: data)
@@ -322,6 +329,37 @@ def test_the_denoiser_knows_what_the_model_was_trained_for(untrained: Pretrained
 def test_a_judge_draws_nothing(file: Path) -> None:
     with pytest.raises(ValueError, match="'judge' is no diffusion model"):
         sample(load("judge", path=file), torch.tensor([0]))
+
+
+def test_a_recipe_with_a_learned_variance_trains_with_the_hybrid_loss() -> None:
+    recipe, plain = RECIPES["fashion-improved"], RECIPES["fashion"]
+    assert isinstance(recipe, HybridRecipe)
+    assert isinstance(plain, DiffusionRecipe)
+    assert (recipe.loss, plain.loss) == (hybrid_loss, train_step)
+    x_t, t = normal(2, 1, 28, 28).float(), torch.tensor([0, 999])
+    model = replace(recipe, channels=(4, 8)).model().eval()
+    assert model(x_t, t).shape == (2, 2, 28, 28)
+    assert replace(plain, channels=(4, 8)).model().eval()(x_t, t).shape == (2, 1, 28, 28)
+
+
+def test_a_model_that_learned_its_variance_is_sampled_with_it() -> None:
+    recipe = RECIPES["fashion-improved"]
+    assert isinstance(recipe, HybridRecipe)
+    recipe = replace(recipe, channels=(4, 8))
+    model = recipe.model().eval().requires_grad_(False)
+    for i, parameter in enumerate(model.parameters()):
+        parameter += 0.1 * normal(*parameter.shape, seed=i)
+    learned, labels = Pretrained(model, recipe, {}), torch.tensor([0, 5])
+    images = sample(learned, labels, n_steps=3, generator=seeded(1))
+    with training.autocast(torch.device("cpu")):
+        by_hand, fixed = (
+            sample_ddpm(
+                learned.denoiser({"labels": labels}), (2, 1, 28, 28), 3, None, seeded(1), None, v
+            )
+            for v in (learned_variance, "beta_tilde")
+        )
+    assert torch.equal(images, by_hand)
+    assert not torch.equal(images, fixed)
 
 
 # --- the judge's training -------------------------------------------------------------------------

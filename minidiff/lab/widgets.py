@@ -15,6 +15,7 @@ from typing import Any
 
 import ipywidgets
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
@@ -28,6 +29,7 @@ from minidiff.evaluation import (
     nearest_distances,
     precision_recall,
 )
+from minidiff.ddpm import Denoiser, Step, respace
 from minidiff.forward import (
     NoiseSchedule,
     cosine_schedule,
@@ -35,6 +37,7 @@ from minidiff.forward import (
     linear_schedule,
     noise_like,
 )
+from minidiff.improved import learned_log_variance
 from minidiff.lab.show import COLORS, draw_images, figure, png, quick_png
 from minidiff.training import PredictionType, training_target
 from minidiff.unet import UNet
@@ -596,5 +599,94 @@ def evaluation_explorer(
     controls = {
         "fault": ipywidgets.Dropdown(options=faults, description="fault"),
         "level": ipywidgets.IntSlider(value=3, min=0, max=n_levels, description="strength"),
+def variance_explorer(denoise: Denoiser, x_0: Tensor, seed: int = 0) -> Explorer:
+    """Where a learned variance lies between beta_tilde and beta, pixel by pixel (chapter 06).
+
+    Every map is computed when the explorer is made; the noise is the same at every timestep. A
+    chain of fewer steps is one of equal jumps that passes the timestep chosen.
+
+    Args:
+        denoise: A model that learned its variance, with its schedule and context.
+        x_0: Clean images (B, 1, H, W) in [-1, 1], one row of them, which fit the context.
+        seed: Of the noise.
+
+    Raises:
+        ValueError: If the model learned no variance.
+
+    >>> model = lambda x_t, t, context=None: torch.cat([x_t, torch.zeros_like(x_t)], dim=1)
+    >>> explorer = variance_explorer(Denoiser(model, cosine_schedule()), torch.zeros(2, 1, 8, 8))
+    >>> explorer.controls["n_steps"].value = 10
+    >>> explorer.sentence.split(". ")[1]
+    'The learned variance lies 0.50 of the way from one logarithm to the other'
+    """
+    schedule = denoise.schedule
+    t_last = schedule.n_steps - 1
+    options = [t for t in (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610) if t < t_last]
+    options.append(t_last)
+    noise = noise_like(x_0, torch.Generator().manual_seed(seed))
+    x_t, fractions = [], []
+    for step in options:
+        t = torch.full((len(x_0),), step, device=x_0.device)
+        x_t.append(forward_diffusion(x_0, t, schedule, noise)[0])
+        fraction = denoise(x_t[-1], t).variance_fraction
+        if fraction is None:
+            raise ValueError("denoise must hold a model that learned its variance")
+        fractions.append(fraction.float().cpu())
+    jumps = {n: schedule.n_steps // n for n in (1000, 250, 100, 50, 25, 10)}
+    jumps = {n: jump for n, jump in jumps.items() if jump >= 1}
+
+    def ends(jump: int, t: int) -> tuple[NoiseSchedule, Tensor]:
+        chain = respace(schedule, torch.arange(t % jump, schedule.n_steps, jump))
+        return chain, torch.full((len(x_0),), t // jump)
+
+    def curve(jump: int) -> Tensor:
+        kept = [(float(t), *ends(jump, t)) for t in options if t >= jump]  # others end at x_0
+        return torch.tensor(
+            [(t, chain.posterior_variance[i[0]], chain.betas[i[0]]) for t, chain, i in kept]
+        )
+
+    curves = {n: curve(jump) for n, jump in jumps.items()}  # (k, 3): t, beta_tilde, beta
+
+    def draw(t: int, n_steps: int) -> tuple[Figure, str]:
+        i, jump = options.index(t), jumps[n_steps]
+        fraction = fractions[i]
+        colours = torch.from_numpy(colormaps["cividis"](fraction.clamp(0, 1)[:, 0].numpy()))
+        map_ = 2 * colours[..., :3].permute(0, 3, 1, 2).float() - 1  # (B, H, W, 4) -> (B, 3, H, W)
+        grey = torch.cat([x_0, x_t[i]]).float().cpu().expand(-1, 3, -1, -1)
+        fig, (left, right) = figure(
+            "Where between beta_tilde and beta?", 1, 2, size=(8.0, 3.2), width_ratios=(1.3, 1)
+        )
+        title = "rows: x_0, x_t, fraction (blue 0, yellow 1)"
+        draw_images(left, torch.cat([grey, map_]), title, n_columns=len(x_0))
+        where, beta_tilde, beta = curves[n_steps].T
+        right.loglog(where + 1, beta, label="beta")
+        right.loglog(where + 1, beta_tilde, "--", label="beta_tilde")
+        right.set(xlim=(0.9, 1.1 * schedule.n_steps), ylim=(1e-5, 2), xlabel="t + 1")
+        right.set_title("variance of the step", fontsize=10)
+        sentence = f"t = {t}, {n_steps} steps: "
+        if t < jump:
+            right.legend(loc="upper left", fontsize=8)
+            return fig, sentence + "the last step, which ends at the data and adds no noise."
+        chain, index = ends(jump, t)
+        log_variance = learned_log_variance(fraction, index, chain)
+        spread = log_variance.quantile(torch.tensor([0.1, 0.9])).exp()
+        right.vlines(t + 1, *spread, color="black", linewidth=5, label="learned, 8 pixels in 10")
+        right.plot(t + 1, log_variance.mean().exp(), "o", color="white", markeredgecolor="black")
+        right.legend(loc="upper left", fontsize=8)
+        low, high = fraction.quantile(0.1), fraction.quantile(0.9)
+        return fig, (
+            f"{sentence}beta_tilde is {chain.posterior_variance[index[0]]:.2g} and beta "
+            f"{chain.betas[index[0]]:.2g}. The learned variance lies {fraction.mean():.2f} of the "
+            f"way from one logarithm to the other. A tenth of the pixels is below {low:.2f}, a "
+            f"tenth above {high:.2f}."
+        )
+
+    controls = {
+        "t": ipywidgets.SelectionSlider(
+            options=options, value=options[min(4, len(options) - 1)], description="t"
+        ),
+        "n_steps": ipywidgets.SelectionSlider(
+            options=list(jumps), value=next(iter(jumps)), description="number of steps"
+        ),
     }
     return Explorer(draw, controls)
