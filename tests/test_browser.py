@@ -371,6 +371,11 @@ READS = {
     ),
     "loss_explorer": lambda v: rf"t = {v['t']}: x_t = [\d.]+ x_0 \+ [\d.]+ noise\. The loss is ",
     "trajectory_explorer": lambda v: rf"Step {v['step']} of 100, at t = \d+: the predicted x_0 ",
+    "few_steps_explorer": lambda v: (
+        rf"DDIM with eta = {v['eta']} in {v['calls']} calls(, which is DDPM,)? is "
+        if v["sampler"] == "DDIM"
+        else rf"DPM-Solver\+\+ in {v['calls']} calls \(eta = {v['eta']} is not used\) is "
+    ),
 }
 
 # --- the tests ----------------------------------------------------------------------------------

@@ -6,13 +6,15 @@ import copy
 import pytest
 import torch
 
-from minidiff.ddpm import Step
+from minidiff.ddim import sample_ddim, sample_dpm_solver
+from minidiff.ddpm import Denoiser, Step
 from minidiff.forward import cosine_schedule, noise_like
 from minidiff.lab.preview import preview
 from minidiff.lab.widgets import (
     Explorer,
     _likeness,
     feature_map_explorer,
+    few_steps_explorer,
     forward_explorer,
     gaussian_explorer,
     loss_explorer,
@@ -313,3 +315,47 @@ def test_gaussian_explorer_reads_the_sliders():
     explorer.controls["mu_q"].value = 0.0
     assert explorer.sentence.endswith("p and q are the same.")
     assert is_static_png(explorer)
+
+
+# --- chapter 07 ---
+
+
+@pytest.fixture(scope="module")
+def bent() -> Denoiser:
+    """A model whose answers depend on x_t and t, so that few steps err."""
+
+    def model(x_t, t, context):
+        return (x_t + 0.002 * t.view(-1, 1, 1, 1)).sin() / 2
+
+    return Denoiser(model, cosine_schedule(), "x_0")
+
+
+def test_few_steps_explorer_measures_the_way_to_100_calls(bent):
+    x_T = noise_like(torch.empty(2, 1, 8, 8), torch.Generator().manual_seed(3))
+    explorer = few_steps_explorer(bent, x_T, ["bag", "shirt"], seed=5)
+    end, seen = sample_ddim(bent, x_T.shape, 100, x_T=x_T), {explorer.png}
+    for sampler, n_calls, eta, said in (
+        ("DDIM", 2, 0.0, "DDIM with eta = 0 in 2 calls is"),
+        ("DDIM", 16, 0.5, "DDIM with eta = 0.5 in 16 calls is"),
+        ("DDIM", 16, 1.0, "DDIM with eta = 1 in 16 calls, which is DDPM, is"),
+        ("DPM-Solver++", 4, 1.0, "DPM-Solver++ in 4 calls (eta = 1 is not used) is"),
+    ):
+        for name, value in (("sampler", sampler), ("n_calls", n_calls), ("eta", eta)):
+            explorer.controls[name].value = value
+        if sampler == "DDIM":
+            noise = torch.Generator().manual_seed(5)
+            x = sample_ddim(bent, x_T.shape, n_calls, eta, x_T, noise)
+        else:
+            x = sample_dpm_solver(bent, x_T.shape, n_calls, x_T=x_T)
+        far = (x - end).square().flatten(1).mean(1).sqrt()
+        name = ["bag", "shirt"][int(far.argmax())]
+        rest = f"{far.mean():.2f} away from 100 calls, most for {name} ({far.max():.2f})."
+        assert explorer.sentence == f"{said} {rest}"
+        assert is_static_png(explorer)
+        assert explorer.png not in seen
+        seen.add(explorer.png)
+
+
+def test_few_steps_explorer_needs_a_name_for_each(bent):
+    with pytest.raises(ValueError, match="names must have 2 items, got 1"):
+        few_steps_explorer(bent, torch.ones(2, 1, 8, 8), ["bag"])
