@@ -534,7 +534,7 @@ def few_steps_explorer(
             curve = [float(far[name, n, eta].mean()) for n in counts]
             right.plot(counts, curve, style, color=color, label=name, markersize=4)
         right.plot(n_calls, here.mean(), "ko", markersize=9, fillstyle="none")
-        right.set(xscale="log", xlim=(1.7, 38), ylim=(0, 0.8), xlabel="calls of the model")
+        right.set(xscale="log", xlim=(1.7, 38), ylim=(0, 1.1), xlabel="calls of the model")
         right.set_xticks(counts, [str(n) for n in counts])
         right.minorticks_off()
         right.set_title("distance to 100 calls", fontsize=10)
