@@ -524,15 +524,14 @@ def few_steps_explorer(
         fig, (left, right) = figure(
             "What changes with the sampler, and what stays?", 1, 2, (8.0, 2.7), width_ratios=(2, 1)
         )
-        both, unused = (
-            torch.cat([end, samples[sampler, n_calls, eta]]),
-            f"eta = {eta:g} is not used",
-        )
-        way = f"DDIM, eta = {eta:g}" if sampler == "DDIM" else f"{sampler} ({unused})"
-        draw_images(left, both, f"100 calls of DDIM, above {n_calls} of {way}", len(end))
-        for name, style, color in (("DDIM", "o-", COLORS[0]), ("DPM-Solver++", "s--", COLORS[1])):
+        both = torch.cat([end, samples[sampler, n_calls, eta]])  # (2 B, C, H, W)
+        draw_images(left, both, f"above 100 calls, below {n_calls} of {sampler}", len(end))
+        for name, label, style, color in (
+            ("DDIM", f"DDIM, eta = {eta:g}", "o-", COLORS[0]),
+            ("DPM-Solver++", "DPM-Solver++", "s--", COLORS[1]),
+        ):
             curve = [float(far[name, n, eta].mean()) for n in counts]
-            right.plot(counts, curve, style, color=color, label=name, markersize=4)
+            right.plot(counts, curve, style, color=color, label=label, markersize=4)
         right.plot(n_calls, here.mean(), "ko", markersize=9, fillstyle="none")
         right.set(xscale="log", xlim=(1.7, 38), ylim=(0, 1.1), xlabel="calls of the model")
         right.set_xticks(counts, [str(n) for n in counts])
