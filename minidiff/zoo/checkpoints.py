@@ -15,7 +15,7 @@ from torch import nn
 from minidiff.ddpm import Denoiser
 from minidiff.forward import NoiseSchedule
 from minidiff.training import EMA, Context, Progress, load_tensors, save_tensors
-from minidiff.zoo.recipes import RECIPES, DiffusionRecipe, HybridRecipe, Recipe
+from minidiff.zoo.recipes import RECIPES, DiffusionRecipe, Recipe
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -122,25 +122,10 @@ def train_recipe(
     with torch.random.fork_rng(devices=[]):  # layers draw their first weights globally
         torch.manual_seed(recipe.seed)
         model = recipe.model().to(device)
-    if isinstance(recipe, HybridRecipe):
-        start_from(model, load(recipe.start, device).model)
     ema = EMA(model, recipe.ema_decay)
     yield from recipe.train(model, ema, state)
     save_weights(out, ema.model, recipe)
     state.unlink(missing_ok=True)
-
-
-@torch.no_grad()
-def start_from(model: nn.Module, other: nn.Module) -> None:
-    """Copy the weights of another model into one that has the same parts, or more of its outputs.
-
-    >>> model, other = nn.Linear(2, 3), nn.Linear(2, 1)
-    >>> start_from(model, other)
-    >>> torch.equal(model.weight[:1], other.weight)
-    True
-    """
-    for parameter, value in zip(model.parameters(), other.parameters(), strict=True):
-        parameter[: len(value)] = value
 
 
 def save_weights(path: Path, model: nn.Module, recipe: Recipe) -> None:
@@ -164,8 +149,6 @@ def save_weights(path: Path, model: nn.Module, recipe: Recipe) -> None:
         "torch": torch.__version__,
         "license": "MIT",
     }
-    if isinstance(recipe, HybridRecipe):
-        metadata["start"] = recipe_hash(RECIPES[recipe.start])
     save_tensors(path, tensors, metadata | {"sha256": digest(tensors, metadata)})
 
 

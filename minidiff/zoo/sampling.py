@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minidiff.ddpm import sample_ddpm
+from minidiff.ddpm import Variance, sample_ddpm
+from minidiff.improved import learned_variance
 from minidiff.training import autocast
 from minidiff.zoo.checkpoints import Pretrained
+from minidiff.zoo.recipes import HybridRecipe
 
 
 def sample(
@@ -17,7 +19,7 @@ def sample(
     generator: torch.Generator | None = None,
     batch_size: int = 256,
 ) -> Tensor:
-    """Draw one image for each label by ancestral sampling.
+    """Draw one image for each label by ancestral sampling, with the learned variance if any.
 
     Args:
         pretrained: A diffusion model, as `load` returns it.
@@ -35,12 +37,13 @@ def sample(
     torch.Size([2, 1, 28, 28])
     """
     device = next(pretrained.model.parameters()).device
+    learned = isinstance(pretrained.recipe, HybridRecipe)
+    variance: Variance = learned_variance if learned else "beta_tilde"
     images = []
     for part in torch.split(labels, batch_size):
         denoise = pretrained.denoiser({"labels": part.to(device)})
         with autocast(device):
-            x = sample_ddpm(
-                denoise, (len(part), 1, 28, 28), n_steps, generator=generator, device=device
-            )
+            shape = (len(part), 1, 28, 28)
+            x = sample_ddpm(denoise, shape, n_steps, None, generator, device, variance)
         images.append(x.cpu())
     return torch.cat(images)
