@@ -815,7 +815,7 @@ def _up(a_bar: Tensor, timesteps: Tensor) -> tuple[list[int], Tensor, Tensor]:
     points=3,
     inputs=_before_inversion,
     outputs=("the noise found",),
-    roundings=2048.0,
+    roundings=256.0,
     package=[ddim.ddim_invert, ddim.ddim_step, ddim.ddim_steps],
     n_cases=3,
 )
