@@ -375,6 +375,10 @@ READS = {
         rf"{v['fault']}, strength {v['strength']} of 5: Frechet distance [\d.]+ \(real: [\d.]+\), "
     "variance_explorer": lambda v: (
         rf"t = {v['t']}, {v['number of steps']} steps: (beta_tilde is \S+ and beta |the last step)"
+    "few_steps_explorer": lambda v: (
+        rf"DDIM with eta = {v['eta']} in {v['calls']} calls(, which is DDPM,)? is "
+        if v["sampler"] == "DDIM"
+        else rf"DPM-Solver\+\+ in {v['calls']} calls \(eta = {v['eta']} is not used\) is "
     ),
 }
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from minidiff import ddpm, evaluation, forward, improved, training, unet
+from minidiff import ddim, ddpm, forward, training, unet
 
 
 def generator() -> torch.Generator:
@@ -179,6 +180,19 @@ CALLS |= {
     "bits_per_dimension": lambda _: list(
         improved.bits_per_dimension(LEARNED, X, None, ("learned", "beta", "beta_tilde")).values()
     ),
+    "ddim_step": lambda _: ddim.ddim_step(X, NOISE, T, SCHEDULE, 0.5, NOISE),
+    "ddim_steps": lambda _: list(ddim.ddim_steps(DENOISE, X.shape, 3, 0.5, x_T=NOISE)),
+    "sample_ddim": lambda _: [
+        ddim.sample_ddim(DENOISE, X.shape, 3),
+        ddim.sample_ddim(DENOISE, X.shape, eta=1.0, generator=generator(), timesteps=T),
+    ],
+    "ddim_invert": lambda _: ddim.ddim_invert(ddpm.Denoiser(MODEL, SCHEDULE, clip=None), X, 3),
+    "slerp": lambda _: ddim.slerp(X, NOISE, 0.3),
+    "dpm_solver_steps": lambda _: list(ddim.dpm_solver_steps(DENOISE, X.shape, 3, x_T=NOISE)),
+    "sample_dpm_solver": lambda _: [
+        ddim.sample_dpm_solver(DENOISE, X.shape, 3),
+        ddim.sample_dpm_solver(DENOISE, X.shape, 3, order=1, generator=generator()),
+    ],
 }
 
 
@@ -221,6 +235,7 @@ def test_no_public_function_is_left_out():
         name
         for module in (forward, unet, training, ddpm, evaluation)
         for module in (forward, unet, training, ddpm, improved)
+        for module in (forward, unet, training, ddpm, ddim)
         for name, value in vars(module).items()
         if (inspect.isfunction(value) or inspect.isclass(value))
         and value.__module__ == module.__name__

@@ -15,12 +15,16 @@ from minidiff.evaluation import (
     precision_recall,
 )
 from minidiff.forward import cosine_schedule, forward_diffusion, noise_like
+from minidiff.ddim import sample_ddim, sample_dpm_solver
+from minidiff.ddpm import Denoiser, Step
+from minidiff.forward import cosine_schedule, noise_like
 from minidiff.lab.preview import preview
 from minidiff.lab.widgets import (
     Explorer,
     _likeness,
     evaluation_explorer,
     feature_map_explorer,
+    few_steps_explorer,
     forward_explorer,
     gaussian_explorer,
     loss_explorer,
@@ -442,3 +446,45 @@ def test_variance_explorer_takes_short_chains_and_refuses_models_without_a_varia
     assert explorer.controls["t"].options[-1] == 49
     with pytest.raises(ValueError, match="must hold a model that learned its variance"):
         variance_explorer(Denoiser(lambda x_t, *_: x_t, cosine_schedule(), "v"), pictures)
+# --- chapter 07 ---
+
+
+@pytest.fixture(scope="module")
+def bent() -> Denoiser:
+    """A model whose answers depend on x_t and t, so that few steps err."""
+
+    def model(x_t, t, context):
+        return (x_t + 0.002 * t.view(-1, 1, 1, 1)).sin() / 2
+
+    return Denoiser(model, cosine_schedule(), "x_0")
+
+
+def test_few_steps_explorer_measures_the_way_to_100_calls(bent):
+    x_T = noise_like(torch.empty(2, 1, 8, 8), torch.Generator().manual_seed(3))
+    explorer = few_steps_explorer(bent, x_T, ["bag", "shirt"], seed=5)
+    end, seen = sample_ddim(bent, x_T.shape, 100, x_T=x_T), {explorer.png}
+    for sampler, n_calls, eta, said in (
+        ("DDIM", 2, 0.0, "DDIM with eta = 0 in 2 calls is"),
+        ("DDIM", 16, 0.5, "DDIM with eta = 0.5 in 16 calls is"),
+        ("DDIM", 16, 1.0, "DDIM with eta = 1 in 16 calls, which is DDPM, is"),
+        ("DPM-Solver++", 4, 1.0, "DPM-Solver++ in 4 calls (eta = 1 is not used) is"),
+    ):
+        for name, value in (("sampler", sampler), ("n_calls", n_calls), ("eta", eta)):
+            explorer.controls[name].value = value
+        if sampler == "DDIM":
+            noise = torch.Generator().manual_seed(5)
+            x = sample_ddim(bent, x_T.shape, n_calls, eta, x_T, noise)
+        else:
+            x = sample_dpm_solver(bent, x_T.shape, n_calls, x_T=x_T)
+        far = (x - end).square().flatten(1).mean(1).sqrt()
+        name = ["bag", "shirt"][int(far.argmax())]
+        rest = f"{far.mean():.2f} away from 100 calls, most for {name} ({far.max():.2f})."
+        assert explorer.sentence == f"{said} {rest}"
+        assert is_static_png(explorer)
+        assert explorer.png not in seen
+        seen.add(explorer.png)
+
+
+def test_few_steps_explorer_needs_a_name_for_each(bent):
+    with pytest.raises(ValueError, match="names must have 2 items, got 1"):
+        few_steps_explorer(bent, torch.ones(2, 1, 8, 8), ["bag"])

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
+from minidiff.ddim import sample_ddim, sample_dpm_solver
 from minidiff.ddpm import Denoiser, Step
 from minidiff.evaluation import (
     copying_z,
@@ -687,6 +688,80 @@ def variance_explorer(denoise: Denoiser, x_0: Tensor, seed: int = 0) -> Explorer
         ),
         "n_steps": ipywidgets.SelectionSlider(
             options=list(jumps), value=next(iter(jumps)), description="number of steps"
+def few_steps_explorer(
+    denoise: Denoiser, x_T: Tensor, names: Sequence[str], seed: int = 0
+) -> Explorer:
+    """One start, drawn by two samplers in few calls of the model (chapter 07).
+
+    Everything is drawn when the explorer is made: what changes with a move, and what stays, is due
+    to the sampler alone. The upper row is where DDIM with eta = 0 leads in 100 calls.
+
+    Args:
+        denoise: The model with its schedule and context.
+        x_T: The noise to start from, (B, C, H, W), one row of it.
+        names: What each of the B samples is meant to show.
+        seed: Of the noise added on the way where eta is not 0.
+
+    Raises:
+        ValueError: If there is not one name for each sample.
+
+    >>> model = lambda x_t, t, context=None: torch.zeros_like(x_t)  # all data is one point, 0
+    >>> denoise = Denoiser(model, linear_schedule(), "x_0")
+    >>> explorer = few_steps_explorer(denoise, torch.ones(1, 1, 8, 8), ["nothing"])
+    >>> explorer.controls["sampler"].value = "DPM-Solver++"
+    >>> explorer.sentence.split(",")[0]
+    'DPM-Solver++ in 8 calls (eta = 0 is not used) is 0.00 away from 100 calls'
+    """
+    if len(names) != len(x_T):
+        raise ValueError(f"names must have {len(x_T)} items, got {len(names)}")
+    counts, etas = (2, 4, 8, 16, 32), (0.0, 0.25, 0.5, 0.75, 1.0)
+    end = sample_ddim(denoise, x_T.shape, 100, x_T=x_T).float().cpu()
+    samples: dict[tuple[str, int, float], Tensor] = {}
+    for n in counts:
+        solved = sample_dpm_solver(denoise, x_T.shape, n, x_T=x_T)
+        for eta in etas:
+            generator = torch.Generator().manual_seed(seed)
+            x = sample_ddim(denoise, x_T.shape, n, eta, x_T, generator)
+            samples["DDIM", n, eta] = x.float().cpu()
+            samples["DPM-Solver++", n, eta] = solved.float().cpu()
+    far = {  # root mean square over the pixels, (B,)
+        key: (x - end).square().flatten(1).mean(1).sqrt() for key, x in samples.items()
+    }
+
+    def draw(sampler: str, n_calls: int, eta: float) -> tuple[Figure, str]:
+        here = far[sampler, n_calls, eta]  # (B,)
+        fig, (left, right) = figure(
+            "What changes with the sampler, and what stays?", 1, 2, (8.0, 2.7), width_ratios=(2, 1)
+        )
+        both = torch.cat([end, samples[sampler, n_calls, eta]])  # (2 B, C, H, W)
+        draw_images(left, both, f"above 100 calls, below {n_calls} of {sampler}", len(end))
+        for name, label, style, color in (
+            ("DDIM", f"DDIM, eta = {eta:g}", "o-", COLORS[0]),
+            ("DPM-Solver++", "DPM-Solver++", "s--", COLORS[1]),
+        ):
+            curve = [float(far[name, n, eta].mean()) for n in counts]
+            right.plot(counts, curve, style, color=color, label=label, markersize=4)
+        right.plot(n_calls, here.mean(), "ko", markersize=9, fillstyle="none")
+        right.set(xscale="log", xlim=(1.7, 38), ylim=(0, 1.1), xlabel="calls of the model")
+        right.set_xticks(counts, [str(n) for n in counts])
+        right.minorticks_off()
+        right.set_title("distance to 100 calls", fontsize=10)
+        right.legend(loc="upper right", fontsize=8)
+        said = f"DDIM with eta = {eta:g} in {n_calls} calls"
+        if sampler != "DDIM":
+            said = f"{sampler} in {n_calls} calls (eta = {eta:g} is not used)"
+        elif eta == 1:
+            said += ", which is DDPM,"
+        return fig, (
+            f"{said} is {here.mean():.2f} away from 100 calls, "
+            f"most for {names[int(here.argmax())]} ({here.max():.2f})."
+        )
+
+    controls = {
+        "sampler": ipywidgets.Dropdown(options=["DDIM", "DPM-Solver++"], description="sampler"),
+        "n_calls": ipywidgets.SelectionSlider(options=counts, value=8, description="calls"),
+        "eta": ipywidgets.SelectionSlider(
+            options=[(f"{eta:g}", eta) for eta in etas], value=0.0, description="eta"
         ),
     }
     return Explorer(draw, controls)
