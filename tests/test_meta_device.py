@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from minidiff import ddpm, forward, training, unet
+from minidiff import ddpm, forward, guidance, training, unet
 
 
 def generator() -> torch.Generator:
@@ -34,6 +34,7 @@ H, TIME = torch.randn(4, 8, 5, 5), torch.randn(4, 32)
 T = torch.tensor([0, 7, 30, 49])
 SCHEDULE = forward.linear_schedule(50)
 CONTEXT = {"labels": torch.tensor([0, 1, 2, 3])}
+NONE = {"labels": torch.tensor(3)}
 WORDS, MASK = torch.randn(4, 3, 6), torch.tensor([[True, True, False]] * 4)
 MODEL = randomised(unet.UNet(channels=(8, 16), n_classes=3, attention_levels=(0,)))
 DENOISE = ddpm.Denoiser(MODEL, SCHEDULE, "v", CONTEXT)
@@ -141,6 +142,12 @@ CALLS: dict[str, Callable[[Path], Any]] = {
     ],
     "last": lambda _: ddpm.last(iter([STEP])),
     "start": lambda _: [ddpm.start(X.shape), ddpm.start(X.shape, generator=generator())],
+    "guided": lambda _: [
+        guidance.guided(MODEL, CONTEXT, NONE, 3.0)(X, T),
+        guidance.guided(MODEL, CONTEXT, NONE, 3.0, (7, 30))(X, T),
+        guidance.guided(MODEL, CONTEXT, CONTEXT, 3.0)(X, T),
+    ],
+    "composed": lambda _: guidance.composed(MODEL, [CONTEXT, CONTEXT], NONE, [2.0, -0.5])(X, T),
 }
 
 
@@ -181,7 +188,7 @@ def test_the_default_device_changes_nothing(name, tmp_path):
 def test_no_public_function_is_left_out():
     public = {
         name
-        for module in (forward, unet, training, ddpm)
+        for module in (forward, unet, training, ddpm, guidance)
         for name, value in vars(module).items()
         if (inspect.isfunction(value) or inspect.isclass(value))
         and value.__module__ == module.__name__
