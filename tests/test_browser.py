@@ -371,6 +371,9 @@ READS = {
     ),
     "loss_explorer": lambda v: rf"t = {v['t']}: x_t = [\d.]+ x_0 \+ [\d.]+ noise\. The loss is ",
     "trajectory_explorer": lambda v: rf"Step {v['step']} of 100, at t = \d+: the predicted x_0 ",
+    "guidance_explorer": lambda v: (
+        rf"s = {v['guidance scale']}, {re.escape(v['class'])}, noise {v['new noise']}: two of the "
+    ),
 }
 
 # --- the tests ----------------------------------------------------------------------------------
