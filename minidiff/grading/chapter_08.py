@@ -150,14 +150,14 @@ def result_clipped(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
 
 
 def _many_labels(draw: Draw) -> Inputs:
-    n_classes, n_items = draw.integer(5, 12), draw.integer(6_000, 7_000)
+    n_classes, n_items = draw.integer(5, 12), draw.integer(9_000, 10_000)
     labels = torch.empty(n_items, dtype=torch.int64)
     labels.random_(1, n_classes, generator=draw.generator)  # 0 is a class, but a rare one
     labels[:: draw.integer(40, 60)] = 0
     return {
         "labels": labels,
         "none": n_classes,
-        "probability": float(draw.uniform(0.1, 0.3, 1)),
+        "probability": float(draw.uniform(0.12, 0.3, 1)),
         "generator": draw.generator,
     }
 
@@ -523,7 +523,8 @@ def items_repeated_one_by_one(
     """
     both = torch.cat([labels, torch.full_like(labels, none)])
     output = model(x_t.repeat_interleave(2, 0), t.repeat_interleave(2), {"labels": both})
-    return _combine(*output.chunk(2), scale)
+    cond, uncond = output.chunk(2)
+    return _combine(cond, uncond, scale)
 
 
 @guided_in_one_call.misconception
