@@ -384,7 +384,7 @@ def test_guided_ddim_follows_the_exact_path_to_first_order(scale):
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 2.0, 3.0])
 def test_the_width_is_not_that_of_the_sharpened_density_and_depends_on_the_sampler(scale):
-    """Bradley & Nakkiran 2024 (arXiv:2408.09000), theorem 3.1 for any two variances.
+    """Bradley & Nakkiran 2024 (arXiv:2408.09000), section 3, for any two variances.
 
     The sharpened density p(x|c)^s p(x)^(1-s) has the variance 1 / (s / NARROW + (1 - s) / WIDE).
     """
