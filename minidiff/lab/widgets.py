@@ -568,7 +568,7 @@ def guidance_explorer(
             description="guidance scale",
         ),
         "label": ipywidgets.Dropdown(
-            options=[(name, i) for i, name in enumerate(names)], value=none // 2,
+            options=[(name, i) for i, name in enumerate(names)], value=2 * none // 3,
             description="class",
         ),
         "noise": ipywidgets.IntSlider(value=0, min=0, max=9, description="new noise"),
