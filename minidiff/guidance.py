@@ -40,9 +40,10 @@ def guided(
         null_context: What stands for "nothing in particular", by the same names; each value for
             one item, without the batch, or for each item. Another context in its place is a
             negative prompt: away from this.
-        guidance_scale: s; 1 is off.
-        interval: First and last timestep at which to guide; at others s is 1 and the model is
-            called with the plain batch. All timesteps by default.
+        guidance_scale: s; 0 asks for nothing in particular, 1 is off: the model is then called
+            with the plain batch.
+        interval: First and last timestep at which to guide; at others s is 1. All timesteps by
+            default.
 
     Returns:
         A model(x_t, t) that keeps the contract; it has its context already. A learned variance is
@@ -106,6 +107,7 @@ def composed(
             sizes = {name: len(values) for name, values in other.items()}
             raise ValueError(f"each context must have {sorted(null)}, {n_items} each, got {sizes}")
     together = {name: torch.cat([*(c[name] for c in contexts), null[name]]) for name in null}
+    is_off = list(guidance_scales) == [1]
 
     def model_with_guidance(x_t: Tensor, t: Tensor, context: Context | None = None) -> Tensor:
         if context is not None:
@@ -113,11 +115,12 @@ def composed(
         if len(x_t) != n_items:
             raise ValueError(f"x_t must have {n_items} items, as the context, got {len(x_t)}")
         guide = (low <= t) & (t <= high)  # (B,)
-        if not guide.any():
+        if is_off or not guide.any():
             return model(x_t, t, contexts[0])
         n_parts = len(contexts) + 1
         out = model(x_t.repeat(n_parts, *[1] * (x_t.ndim - 1)), t.repeat(n_parts), together)
-        *conds, uncond = out.chunk(n_parts)  # (K + 1) x (B, C or 2C, *space)
+        # Under autocast it comes in bfloat16, in which a sum of differences would round again.
+        *conds, uncond = out.to(x_t.dtype).chunk(n_parts)  # (K + 1) x (B, C or 2C, *space)
         n_channels = x_t.shape[1]
         strong = uncond[:, :n_channels]
         for cond, scale in zip(conds, guidance_scales, strict=True):

@@ -373,12 +373,17 @@ READS = {
     "trajectory_explorer": lambda v: rf"Step {v['step']} of 100, at t = \d+: the predicted x_0 ",
     "evaluation_explorer": lambda v: (
         rf"{v['fault']}, strength {v['strength']} of 5: Frechet distance [\d.]+ \(real: [\d.]+\), "
+    ),
     "variance_explorer": lambda v: (
         rf"t = {v['t']}, {v['number of steps']} steps: (beta_tilde is \S+ and beta |the last step)"
+    ),
     "few_steps_explorer": lambda v: (
         rf"DDIM with eta = {v['eta']} in {v['calls']} calls(, which is DDPM,)? is "
         if v["sampler"] == "DDIM"
         else rf"DPM-Solver\+\+ in {v['calls']} calls \(eta = {v['eta']} is not used\) is "
+    ),
+    "guidance_explorer": lambda v: (
+        rf"s = {v['guidance scale']}, {re.escape(v['class'])}, noise {v['new noise']}: two of the "
     ),
 }
 

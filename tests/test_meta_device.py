@@ -14,8 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from minidiff import ddpm, evaluation, forward, improved, training, unet
-from minidiff import ddim, ddpm, forward, training, unet
+from minidiff import ddim, ddpm, evaluation, forward, guidance, improved, training, unet
 
 
 def generator() -> torch.Generator:
@@ -35,6 +34,7 @@ H, TIME = torch.randn(4, 8, 5, 5), torch.randn(4, 32)
 T = torch.tensor([0, 7, 30, 49])
 SCHEDULE = forward.linear_schedule(50)
 CONTEXT = {"labels": torch.tensor([0, 1, 2, 3])}
+NONE = {"labels": torch.tensor(3)}
 WORDS, MASK = torch.randn(4, 3, 6), torch.tensor([[True, True, False]] * 4)
 MODEL = randomised(unet.UNet(channels=(8, 16), n_classes=3, attention_levels=(0,)))
 DENOISE = ddpm.Denoiser(MODEL, SCHEDULE, "v", CONTEXT)
@@ -154,6 +154,25 @@ CALLS: dict[str, Callable[[Path], Any]] = {
     "nearest": lambda _: evaluation.nearest(X, NOISE, batch_size=3),
     "nearest_distances": lambda _: evaluation.nearest_distances(X, NOISE),
     "copying_z": lambda _: evaluation.copying_z(FEATURES[:, 0], OTHER_FEATURES[:, 0]),
+    "ddim_step": lambda _: ddim.ddim_step(X, NOISE, T, SCHEDULE, 0.5, NOISE),
+    "ddim_steps": lambda _: list(ddim.ddim_steps(DENOISE, X.shape, 3, 0.5, x_T=NOISE)),
+    "sample_ddim": lambda _: [
+        ddim.sample_ddim(DENOISE, X.shape, 3),
+        ddim.sample_ddim(DENOISE, X.shape, eta=1.0, generator=generator(), timesteps=T),
+    ],
+    "ddim_invert": lambda _: ddim.ddim_invert(ddpm.Denoiser(MODEL, SCHEDULE, clip=None), X, 3),
+    "slerp": lambda _: ddim.slerp(X, NOISE, 0.3),
+    "dpm_solver_steps": lambda _: list(ddim.dpm_solver_steps(DENOISE, X.shape, 3, x_T=NOISE)),
+    "sample_dpm_solver": lambda _: [
+        ddim.sample_dpm_solver(DENOISE, X.shape, 3),
+        ddim.sample_dpm_solver(DENOISE, X.shape, 3, order=1, generator=generator()),
+    ],
+    "guided": lambda _: [
+        guidance.guided(MODEL, CONTEXT, NONE, 3.0)(X, T),
+        guidance.guided(MODEL, CONTEXT, NONE, 3.0, (7, 30))(X, T),
+        guidance.guided(MODEL, CONTEXT, CONTEXT, 3.0)(X, T),
+    ],
+    "composed": lambda _: guidance.composed(MODEL, [CONTEXT, CONTEXT], NONE, [2.0, -0.5])(X, T),
 }
 
 
@@ -180,19 +199,6 @@ CALLS |= {
     "bits_per_dimension": lambda _: list(
         improved.bits_per_dimension(LEARNED, X, None, ("learned", "beta", "beta_tilde")).values()
     ),
-    "ddim_step": lambda _: ddim.ddim_step(X, NOISE, T, SCHEDULE, 0.5, NOISE),
-    "ddim_steps": lambda _: list(ddim.ddim_steps(DENOISE, X.shape, 3, 0.5, x_T=NOISE)),
-    "sample_ddim": lambda _: [
-        ddim.sample_ddim(DENOISE, X.shape, 3),
-        ddim.sample_ddim(DENOISE, X.shape, eta=1.0, generator=generator(), timesteps=T),
-    ],
-    "ddim_invert": lambda _: ddim.ddim_invert(ddpm.Denoiser(MODEL, SCHEDULE, clip=None), X, 3),
-    "slerp": lambda _: ddim.slerp(X, NOISE, 0.3),
-    "dpm_solver_steps": lambda _: list(ddim.dpm_solver_steps(DENOISE, X.shape, 3, x_T=NOISE)),
-    "sample_dpm_solver": lambda _: [
-        ddim.sample_dpm_solver(DENOISE, X.shape, 3),
-        ddim.sample_dpm_solver(DENOISE, X.shape, 3, order=1, generator=generator()),
-    ],
 }
 
 
@@ -233,9 +239,7 @@ def test_the_default_device_changes_nothing(name, tmp_path):
 def test_no_public_function_is_left_out():
     public = {
         name
-        for module in (forward, unet, training, ddpm, evaluation)
-        for module in (forward, unet, training, ddpm, improved)
-        for module in (forward, unet, training, ddpm, ddim)
+        for module in (forward, unet, training, ddpm, evaluation, improved, ddim, guidance)
         for name, value in vars(module).items()
         if (inspect.isfunction(value) or inspect.isclass(value))
         and value.__module__ == module.__name__

@@ -6,6 +6,7 @@ import copy
 import pytest
 import torch
 
+from minidiff.ddim import sample_ddim, sample_dpm_solver
 from minidiff.ddpm import Denoiser, Step
 from minidiff.evaluation import (
     copying_z,
@@ -15,9 +16,6 @@ from minidiff.evaluation import (
     precision_recall,
 )
 from minidiff.forward import cosine_schedule, forward_diffusion, noise_like
-from minidiff.ddim import sample_ddim, sample_dpm_solver
-from minidiff.ddpm import Denoiser, Step
-from minidiff.forward import cosine_schedule, noise_like
 from minidiff.lab.preview import preview
 from minidiff.lab.widgets import (
     Explorer,
@@ -27,6 +25,7 @@ from minidiff.lab.widgets import (
     few_steps_explorer,
     forward_explorer,
     gaussian_explorer,
+    guidance_explorer,
     loss_explorer,
     schedule_explorer,
     trajectory_explorer,
@@ -446,6 +445,8 @@ def test_variance_explorer_takes_short_chains_and_refuses_models_without_a_varia
     assert explorer.controls["t"].options[-1] == 49
     with pytest.raises(ValueError, match="must hold a model that learned its variance"):
         variance_explorer(Denoiser(lambda x_t, *_: x_t, cosine_schedule(), "v"), pictures)
+
+
 # --- chapter 07 ---
 
 
@@ -488,3 +489,71 @@ def test_few_steps_explorer_measures_the_way_to_100_calls(bent):
 def test_few_steps_explorer_needs_a_name_for_each(bent):
     with pytest.raises(ValueError, match="names must have 2 items, got 1"):
         few_steps_explorer(bent, torch.ones(2, 1, 8, 8), ["bag"])
+
+
+# --- chapter 08 ---
+
+
+class OneOfTwo:
+    """A model that knows one grey a class, and for "none" what it is asked about; it counts."""
+
+    def __init__(self) -> None:
+        self.n_images = 0
+
+    def __call__(self, x_t, t, context):
+        self.n_images += len(x_t)
+        greys = torch.tensor([-0.5, 0.25])
+        known = greys[context["labels"].clamp(max=1)].view(-1, 1, 1, 1).expand_as(x_t)
+        return torch.where(context["labels"].view(-1, 1, 1, 1) < 2, known, x_t.clamp(-1, 1))
+
+
+def guidance_of(model) -> Explorer:
+    return guidance_explorer(model, cosine_schedule(), "x_0", ["bag", "shirt"], shape=(1, 8, 8))
+
+
+def test_guidance_explorer_follows_all_controls():
+    explorer = guidance_of(OneOfTwo())
+    seen, options = {explorer.png}, {"scale": 7.0, "label": 0, "noise": 3}
+    values = {name: control.value for name, control in explorer.controls.items()}
+    assert values == {"scale": 4.0, "label": 1, "noise": 0}
+    for name, value in options.items():
+        explorer.controls[name].value = value
+        assert explorer.png not in seen
+        assert is_static_png(explorer)
+        seen.add(explorer.png)
+    assert explorer.sentence.startswith("s = 7, bag, noise 3: two of the pictures differ by ")
+    assert explorer.sentence.endswith(" a pixel, at s = 1 by 0.00.")
+
+
+def test_guidance_explorer_draws_what_the_scale_says():
+    explorer = guidance_of(OneOfTwo())
+    for scale, differs in ((1.0, False), (0.0, True)):
+        explorer.controls["scale"].value = scale
+        assert ("differ by 0.00" not in explorer.sentence) == differs
+    before = explorer.sentence  # without a class, the class makes no difference to what is drawn
+    explorer.controls["label"].value = 0
+    assert explorer.sentence.replace("bag", "shirt") == before
+
+
+def test_guidance_explorer_draws_the_first_noise_beforehand_and_others_once():
+    model = OneOfTwo()
+    explorer = guidance_of(model)
+    # 3 images and 10 calls: 2 classes and none; 3 scales with 2 halves each
+    assert model.n_images == 30 * (3 + 3 * 2 * 2)
+    for name in ("scale", "label"):
+        for _, value in explorer.controls[name].options:
+            explorer.controls[name].value = value
+    assert model.n_images == 450
+    explorer.controls["noise"].value = 1
+    assert model.n_images == 450 + 30 * 3  # at s = 1 one half, at s = 7 two
+    explorer.controls["scale"].value = 4.0
+    assert model.n_images == 540 + 30 * 2
+    explorer.controls["scale"].value = 7.0
+    assert model.n_images == 600
+
+
+def test_guidance_explorer_refuses_what_cannot_be_compared():
+    with pytest.raises(ValueError, match=r"scales must hold 1, .* got \(0, 2\)"):
+        guidance_explorer(OneOfTwo(), cosine_schedule(), "x_0", ["bag"], scales=(0, 2))
+    with pytest.raises(ValueError, match="n_images must be at least 2, got 1"):
+        guidance_explorer(OneOfTwo(), cosine_schedule(), "x_0", ["bag"], n_images=1)

@@ -22,7 +22,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
 from minidiff.ddim import sample_ddim, sample_dpm_solver
-from minidiff.ddpm import Denoiser, Step
+from minidiff.ddpm import Denoiser, Step, respace
 from minidiff.evaluation import (
     copying_z,
     frechet_distance,
@@ -30,7 +30,6 @@ from minidiff.evaluation import (
     nearest_distances,
     precision_recall,
 )
-from minidiff.ddpm import Denoiser, Step, respace
 from minidiff.forward import (
     NoiseSchedule,
     cosine_schedule,
@@ -38,9 +37,10 @@ from minidiff.forward import (
     linear_schedule,
     noise_like,
 )
+from minidiff.guidance import guided
 from minidiff.improved import learned_log_variance
 from minidiff.lab.show import COLORS, draw_images, figure, png, quick_png
-from minidiff.training import PredictionType, training_target
+from minidiff.training import PredictionType, autocast, training_target
 from minidiff.unet import UNet
 
 Draw = Callable[..., tuple[Figure, str]]
@@ -600,6 +600,10 @@ def evaluation_explorer(
     controls = {
         "fault": ipywidgets.Dropdown(options=faults, description="fault"),
         "level": ipywidgets.IntSlider(value=3, min=0, max=n_levels, description="strength"),
+    }
+    return Explorer(draw, controls)
+
+
 def variance_explorer(denoise: Denoiser, x_0: Tensor, seed: int = 0) -> Explorer:
     """Where a learned variance lies between beta_tilde and beta, pixel by pixel (chapter 06).
 
@@ -688,6 +692,11 @@ def variance_explorer(denoise: Denoiser, x_0: Tensor, seed: int = 0) -> Explorer
         ),
         "n_steps": ipywidgets.SelectionSlider(
             options=list(jumps), value=next(iter(jumps)), description="number of steps"
+        ),
+    }
+    return Explorer(draw, controls)
+
+
 def few_steps_explorer(
     denoise: Denoiser, x_T: Tensor, names: Sequence[str], seed: int = 0
 ) -> Explorer:
@@ -764,4 +773,100 @@ def few_steps_explorer(
             options=[(f"{eta:g}", eta) for eta in etas], value=0.0, description="eta"
         ),
     }
+    return Explorer(draw, controls)
+
+
+def guidance_explorer(
+    model: Callable[..., Tensor],
+    schedule: NoiseSchedule,
+    prediction_type: PredictionType,
+    names: Sequence[str],
+    scales: Sequence[float] = (0.0, 1.0, 2.0, 4.0, 7.0),
+    shape: Sequence[int] = (1, 28, 28),
+    n_images: int = 3,
+    n_steps: int = 10,
+    device: torch.device | str = "cpu",
+) -> Explorer:
+    """Turn guidance up and down for any class, from the same noise or from new one (chapter 08).
+
+    What noise 0 leads to is drawn for every class and scale when the explorer is made, what other
+    noises lead to when it is asked for.
+
+    Args:
+        model: Keeps the contract model(x_t, t, context); the label len(names) means "none".
+        schedule: The schedule it was trained with.
+        prediction_type: What it was trained to predict: "eps", "x_0" or "v".
+        names: Of the classes.
+        scales: Those to choose from, ascending, 1 among them.
+        shape: Of one image, (C, H, W).
+        n_images: At a time, two or more.
+        n_steps: Calls of the model, by DPM-Solver++.
+        device: Where the model is.
+
+    Raises:
+        ValueError: If 1 is not among the scales, or n_images is below 2.
+
+    >>> model = lambda x_t, t, context: context["labels"].view(-1, 1, 1, 1) * torch.ones_like(x_t)
+    >>> explorer = guidance_explorer(model, cosine_schedule(), "x_0", ["bag"], shape=(1, 8, 8))
+    >>> explorer.sentence
+    's = 4, bag, noise 0: two of the pictures differ by 0.00 a pixel, at s = 1 by 0.00.'
+    """
+    if 1 not in scales:
+        raise ValueError(f"scales must hold 1, with which all others are compared, got {scales}")
+    if n_images < 2:
+        raise ValueError(f"n_images must be at least 2, got {n_images}")
+    none = len(names)
+    drawn: dict[tuple[float, int, int], Tensor] = {}  # (n_images, C, H, W) each, on the CPU
+
+    def fill(scale: float, labels: Sequence[int], noise: int) -> None:
+        """Draw what a noise leads to at a scale, for several classes at once."""
+        generator = torch.Generator().manual_seed(noise)
+        x_T = noise_like(torch.empty(n_images, *shape, device="cpu"), generator)
+        x_T = x_T.repeat(len(labels), 1, 1, 1).to(device)  # the same for each class
+        asked = torch.tensor(labels, device=device).repeat_interleave(n_images)
+        null = {"labels": torch.tensor(none, device=device)}
+        strong = guided(model, {"labels": asked}, null, scale)
+        with autocast(x_T.device):
+            denoise = Denoiser(strong, schedule, prediction_type)
+            x = sample_dpm_solver(denoise, x_T.shape, n_steps, x_T=x_T)
+        for label, images in zip(labels, torch.split(x.float().cpu(), n_images), strict=True):
+            drawn[scale, label, noise] = images
+
+    def find(scale: float, label: int, noise: int) -> Tensor:
+        if scale == 0:  # whatever the class: the same as to ask for none
+            scale, label = 1.0, none
+        if (scale, label, noise) not in drawn:
+            fill(scale, [label], noise)
+        return drawn[scale, label, noise]
+
+    def draw(scale: float, label: int, noise: int) -> tuple[Figure, str]:
+        plain, strong = find(1.0, label, noise), find(scale, label, noise)
+        fig, axes = figure(
+            "What does a larger scale give, and what does it take?", 1, 2, (8.0, 2.3)
+        )
+        draw_images(axes[0], plain, f"{names[label]}, s = 1", n_columns=n_images)
+        draw_images(axes[1], strong, f"{names[label]}, s = {scale:g}", n_columns=n_images)
+        apart, before = (
+            float(torch.pdist(x.flatten(1)).mean()) / x[0].numel() ** 0.5 for x in (strong, plain)
+        )
+        return fig, (
+            f"s = {scale:g}, {names[label]}, noise {noise}: two of the pictures differ by "
+            f"{apart:.2f} a pixel, at s = 1 by {before:.2f}."
+        )
+
+    fill(1.0, [*range(none), none], 0)
+    for scale in scales:
+        if scale not in (0, 1):
+            fill(scale, range(none), 0)
+    controls = {
+        "scale": ipywidgets.SelectionSlider(
+            options=[(f"{scale:g}", scale) for scale in scales], index=(2 * len(scales) - 1) // 3,
+            description="guidance scale",
+        ),
+        "label": ipywidgets.Dropdown(
+            options=[(name, i) for i, name in enumerate(names)], value=2 * none // 3,
+            description="class",
+        ),
+        "noise": ipywidgets.IntSlider(value=0, min=0, max=9, description="new noise"),
+    }  # fmt: skip
     return Explorer(draw, controls)
