@@ -432,7 +432,7 @@ def _down(a_bar: Tensor, timesteps: Tensor) -> tuple[list[int], Tensor, Tensor]:
     points=3,
     inputs=_before_sampling,
     outputs=("the batch of samples",),
-    roundings=512.0,
+    roundings=256.0,
     package=[ddim.ddim_steps, ddim.dpm_solver_steps, ddpm.respace],
     n_cases=3,
 )
