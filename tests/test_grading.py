@@ -371,6 +371,12 @@ def test_an_error_of_torch_is_no_empty_function():
     assert WRITTEN not in str(complaint(scale, no_forward))
     assert "It raised NotImplementedError: Module" in str(complaint(scale, no_forward))
 
+    def integers(x, t):
+        return torch.rand_like(t)
+
+    assert WRITTEN not in str(complaint(scale, integers))
+    assert "torch cannot do this with integers" in said(complaint(scale, integers))
+
 
 def test_calling_the_function_in_place_of_giving_it_is_explained():
     assert "without calling it: check.scale(your_function)" in said(complaint(scale, torch.ones(3)))

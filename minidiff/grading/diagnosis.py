@@ -24,6 +24,13 @@ ERRORS = {
         "Compare what was got with what is expected: sizes are tuples, as in (n,), and what stands "
         "after the * is given by name, as in generator=generator."
     ),
+    "not implemented for 'Long'": (
+        "torch cannot do this with integers: it takes a floating-point tensor, or an explicit dtype."
+    ),
+    "dim must be a 2-tuple": (
+        "A norm over several dimensions at once is read as that of a matrix: flatten(1) first, "
+        "then norm(dim=1)."
+    ),
 }
 
 

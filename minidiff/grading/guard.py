@@ -112,8 +112,10 @@ def _explained(answer: Answer, error: Exception | SystemExit, result: Any) -> Ex
     *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
     if isinstance(error, SystemExit):
         return Malformed("It calls exit(), which would end the whole notebook.")
-    if isinstance(error, NotImplementedError) and own and own[-1][0] is innermost:
-        return NotWritten()  # torch raises this error as well, but further inside
+    stub = isinstance(error, NotImplementedError) and own and own[-1][0] is innermost
+    # torch raises this error as well: further inside, or of a function for some dtype
+    if stub and "not implemented for" not in str(error):
+        return NotWritten()
     if isinstance(error, Malformed) or own or result is _NOT_RETURNED:
         return error
     told = f"{type(error).__name__}: {error}"
