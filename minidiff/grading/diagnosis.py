@@ -25,7 +25,7 @@ ERRORS = {
         "after the * is given by name, as in generator=generator."
     ),
     "not implemented for 'Long'": (
-        "torch cannot do this with integers: it takes a floating-point tensor, or an explicit dtype."
+        "torch cannot do this with integers: it takes a floating-point tensor, or a dtype by name."
     ),
     "dim must be a 2-tuple": (
         "A norm over several dimensions at once is read as that of a matrix: flatten(1) first, "
