@@ -645,10 +645,12 @@ def variance_explorer(denoise: Denoiser, x_0: Tensor, seed: int = 0) -> Explorer
         return chain, torch.full((len(x_0),), t // jump)
 
     def curve(jump: int) -> Tensor:
-        kept = [(float(t), *ends(jump, t)) for t in options if t >= jump]  # others end at x_0
-        return torch.tensor(
-            [(t, chain.posterior_variance[i[0]], chain.betas[i[0]]) for t, chain, i in kept]
-        )
+        a_bar, t = (
+            schedule.alphas_cumprod,
+            torch.arange(jump, schedule.n_steps),
+        )  # others end at x_0
+        betas = 1 - a_bar[t] / a_bar[t - jump]
+        return torch.stack([t, betas * (1 - a_bar[t - jump]) / (1 - a_bar[t]), betas], dim=1)
 
     curves = {n: curve(jump) for n, jump in jumps.items()}  # (k, 3): t, beta_tilde, beta
 
