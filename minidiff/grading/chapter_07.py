@@ -137,6 +137,32 @@ def brackets_forgotten(a_bar: Tensor, a_bar_prev: Tensor, eta: float) -> Tensor:
     return eta * (1 - a_bar_prev / 1 - a_bar).sqrt() * (1 - a_bar / a_bar_prev).sqrt()
 
 
+@sigma.misconception
+def second_ratio_upside_down_below_its_own_root(
+    a_bar: Tensor, a_bar_prev: Tensor, eta: float
+) -> Tensor:
+    """In the second root the ratio is upside down, and the root is that of a negative number.
+    alpha_bar_prev is the larger one: it belongs below the line.
+    """
+    return eta * ((1 - a_bar_prev) / (1 - a_bar)).sqrt() * (1 - a_bar_prev / a_bar).sqrt()
+
+
+@sigma.misconception
+def root_of_the_ratio_alone(a_bar: Tensor, a_bar_prev: Tensor, eta: float) -> Tensor:
+    """In the second factor the root is that of the ratio alone, 1 - sqrt(...). It has to be drawn
+    over all of 1 - alpha_bar / alpha_bar_prev.
+    """
+    return eta * ((1 - a_bar_prev) / (1 - a_bar)).sqrt() * (1 - (a_bar / a_bar_prev).sqrt())
+
+
+@sigma.misconception
+def brackets_forgotten_around_a_difference(a_bar: Tensor, a_bar_prev: Tensor, eta: float) -> Tensor:
+    """Brackets are missing around 1 - alpha_bar_prev above the line, or around the second factor
+    (both come to the same). Each difference needs its own before it is divided or multiplied.
+    """
+    return eta * ((1 - a_bar_prev) / (1 - a_bar) - a_bar / a_bar_prev).sqrt()
+
+
 # --- 2: one step ---------------------------------------------------------------------------------
 
 
@@ -360,6 +386,107 @@ def x_0_returned(
     return _both(x_t, eps, a_bar)[0]
 
 
+@ddim_step.misconception
+def eps_derived_with_the_noise_of_the_level_after(
+    x_t: Tensor, eps: Tensor, a_bar: Tensor, a_bar_prev: Tensor, sigma: Tensor, noise: Tensor
+) -> Tensor:
+    """eps is derived again with 1 - alpha_bar_prev below the line. It is the noise in x_t, whose
+    variance there is 1 - alpha_bar.
+    """
+    x_0 = _both(x_t, eps, a_bar)[0]
+    eps = (x_t - a_bar.sqrt() * x_0) / (1 - a_bar_prev).sqrt()
+    return _add(x_0, eps, a_bar_prev, sigma, noise)
+
+
+@ddim_step.misconception
+def eps_derived_with_the_signal_of_the_level_after(
+    x_t: Tensor, eps: Tensor, a_bar: Tensor, a_bar_prev: Tensor, sigma: Tensor, noise: Tensor
+) -> Tensor:
+    """eps is derived again with the root of alpha_bar_prev before x_0. What is taken off x_t is its
+    own signal, that of alpha_bar.
+    """
+    x_0 = _both(x_t, eps, a_bar)[0]
+    eps = (x_t - a_bar_prev.sqrt() * x_0) / (1 - a_bar).sqrt()
+    return _add(x_0, eps, a_bar_prev, sigma, noise)
+
+
+@ddim_step.misconception
+def eps_not_divided(
+    x_t: Tensor, eps: Tensor, a_bar: Tensor, a_bar_prev: Tensor, sigma: Tensor, noise: Tensor
+) -> Tensor:
+    """eps is derived again as x_t less its signal. That is the noise in x_t, still multiplied by
+    its weight, the root of 1 - alpha_bar: divide by it.
+    """
+    x_0 = _both(x_t, eps, a_bar)[0]
+    return _add(x_0, x_t - a_bar.sqrt() * x_0, a_bar_prev, sigma, noise)
+
+
+@ddim_step.misconception
+def eps_clipped_in_place_of_derived(
+    x_t: Tensor, eps: Tensor, a_bar: Tensor, a_bar_prev: Tensor, sigma: Tensor, noise: Tensor
+) -> Tensor:
+    """eps is clipped, as x_0 is. Noise is not bounded by [-1, 1]: derive eps again from x_t and the
+    clipped x_0.
+    """
+    return _add(_both(x_t, eps, a_bar)[0], eps.clamp(-1, 1), a_bar_prev, sigma, noise)
+
+
+@ddim_step.misconception
+def signal_level_kept(
+    x_t: Tensor, eps: Tensor, a_bar: Tensor, a_bar_prev: Tensor, sigma: Tensor, noise: Tensor
+) -> Tensor:
+    """x_0 is multiplied by the root of alpha_bar, the level that the step leaves. The noise has the
+    right weight; the signal, too, has to be that of alpha_bar_prev.
+    """
+    x_0, eps = _both(x_t, eps, a_bar)
+    return a_bar.sqrt() * x_0 + (1 - a_bar_prev - sigma**2).sqrt() * eps + sigma * noise
+
+
+@ddim_step.misconception
+def old_noise_kept(
+    x_t: Tensor, eps: Tensor, a_bar: Tensor, a_bar_prev: Tensor, sigma: Tensor, noise: Tensor
+) -> Tensor:
+    """Below the root stands 1 - alpha_bar - sigma^2, all the noise of the level that the step
+    leaves. After the step only 1 - alpha_bar_prev may be left.
+    """
+    x_0, eps = _both(x_t, eps, a_bar)
+    return a_bar_prev.sqrt() * x_0 + (1 - a_bar - sigma**2).sqrt() * eps + sigma * noise
+
+
+@ddim_step.misconception
+def deviations_subtracted(
+    x_t: Tensor, eps: Tensor, a_bar: Tensor, a_bar_prev: Tensor, sigma: Tensor, noise: Tensor
+) -> Tensor:
+    """The weight of the old noise is sqrt(1 - alpha_bar_prev) - sigma. Of independent noises the
+    variances add, not the deviations: take sigma^2 off below the root.
+    """
+    x_0, eps = _both(x_t, eps, a_bar)
+    return a_bar_prev.sqrt() * x_0 + ((1 - a_bar_prev).sqrt() - sigma) * eps + sigma * noise
+
+
+@ddim_step.misconception
+def no_roots_at_all(
+    x_t: Tensor, eps: Tensor, a_bar: Tensor, a_bar_prev: Tensor, sigma: Tensor, noise: Tensor
+) -> Tensor:
+    """The square roots are missing throughout. The weights of signal and noise are the roots of
+    alpha_bar and 1 - alpha_bar, in x_0, in eps and in the step.
+    """
+    x_0 = ((x_t - (1 - a_bar) * eps) / a_bar).clamp(-1, 1)
+    eps = (x_t - a_bar * x_0) / (1 - a_bar)
+    return a_bar_prev * x_0 + (1 - a_bar_prev - sigma**2) * eps + sigma * noise
+
+
+@ddim_step.misconception
+def brackets_forgotten_in_x_0(
+    x_t: Tensor, eps: Tensor, a_bar: Tensor, a_bar_prev: Tensor, sigma: Tensor, noise: Tensor
+) -> Tensor:
+    """Brackets are missing in x_0: only the noise is divided by the root of alpha_bar. Take it off
+    x_t first, then divide what is left.
+    """
+    x_0 = (x_t - (1 - a_bar).sqrt() * eps / a_bar.sqrt()).clamp(-1, 1)
+    return _add(x_0, _eps(x_t, x_0, a_bar), a_bar_prev, sigma, noise)
+
+
 # --- 3: the loop ---------------------------------------------------------------------------------
 
 
@@ -373,7 +500,8 @@ class _Network(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, context: Any = None) -> Tensor:
         """Predict noise, (B, C, H, W) and (B,) -> (B, C, H, W)."""
         if not isinstance(t, Tensor) or t.shape != x_t.shape[:1] or t.dtype != torch.int64:
-            got = f"shape {tuple(t.shape)}" if isinstance(t, Tensor) and t.ndim else "a number"
+            many = isinstance(t, Tensor) and t.ndim
+            got = f"{t.dtype} of shape {tuple(t.shape)}" if many else "a number"
             raise ValueError(f"t must be int64 of shape (B,) = ({len(x_t)},), got {got}")
         angle = (t.to(x_t) / 7).view(-1, 1, 1, 1).expand(-1, 1, *x_t.shape[2:])  # (B, 1, H, W)
         mixed = torch.cat([x_t, angle.cos(), angle.sin()], dim=1).float()
@@ -629,6 +757,60 @@ def clipped_in_every_step(
     return x
 
 
+@sample.misconception
+def result_clipped(
+    model: nn.Module, a_bar: Tensor, timesteps: Tensor, step: Step, x_T: Tensor
+) -> Tensor:
+    """The walk is right, and then its result is clipped. Asked for is where the walk ends; clipping
+    belongs to x_0 inside a step, and this step decides that itself.
+    """
+    return _walk(model, step, x_T, *_down(a_bar, timesteps)).clamp(-1, 1)
+
+
+@sample.misconception
+def previous_is_t_minus_1_until_clean_data(
+    model: nn.Module, a_bar: Tensor, timesteps: Tensor, step: Step, x_T: Tensor
+) -> Tensor:
+    """The last step goes to clean data, as it should, but all others go to t - 1 only. They have to
+    go to the entry before in `timesteps`, where the next step starts.
+    """
+    asked, here, _ = _down(a_bar, timesteps)
+    there = [*(a_bar[t - 1] for t in asked[:-1]), torch.ones_like(a_bar[0])]
+    return _walk(model, step, x_T, asked, here, there)
+
+
+@sample.misconception
+def all_timesteps_visited(
+    model: nn.Module, a_bar: Tensor, timesteps: Tensor, step: Step, x_T: Tensor
+) -> Tensor:
+    """All timesteps of the chain are visited. Visit those of the list `timesteps` only: that saves
+    calls of the model.
+    """
+    return _walk(model, step, x_T, *_down(a_bar, torch.arange(len(a_bar))))
+
+
+@sample.misconception
+def levels_not_reversed(
+    model: nn.Module, a_bar: Tensor, timesteps: Tensor, step: Step, x_T: Tensor
+) -> Tensor:
+    """The timesteps run downwards, but the two alpha_bar still upwards, so they belong to other
+    timesteps than the one the model is asked at. Reverse all three.
+    """
+    asked, here, there = _down(a_bar, timesteps)
+    return _walk(model, step, x_T, asked, here.flip(0), there.flip(0))
+
+
+@sample.misconception
+def last_step_from_t_0(
+    model: nn.Module, a_bar: Tensor, timesteps: Tensor, step: Step, x_T: Tensor
+) -> Tensor:
+    """The last step leaves t = 0. x has the noise of timesteps[0] by then: ask the model there, and
+    step from its alpha_bar to clean data.
+    """
+    asked, here, there = _down(a_bar, timesteps)
+    return _walk(model, step, x_T, [*asked[:-1], 0], [*here[:-1], a_bar[0]], there)
+
+
 # --- 4: from one noise to another ----------------------------------------------------------------
 
 
@@ -781,6 +963,65 @@ def line_stretched(a: Tensor, b: Tensor, weight: float) -> Tensor:
     long_a, long_b, now = (x.flatten(1).norm(dim=1).view(shape) for x in (a, b, line))
     x: Tensor = line * ((1 - weight) * long_a + weight * long_b) / now
     return x
+
+
+@slerp.misconception
+def angle_not_reshaped(a: Tensor, b: Tensor, weight: float) -> Tensor:
+    """The angles are right, but have the shape (B,), so they meet the last dimension of a and b and
+    not the first. Give them as many dimensions of size 1 as an item has: (B, 1, ..., 1).
+    """
+    return _arc(a, b, weight, _angle(a, b).flatten())
+
+
+@slerp.misconception
+def one_angle_for_each_channel(a: Tensor, b: Tensor, weight: float) -> Tensor:
+    """There is an angle for each channel. An item, all its channels together, is one vector:
+    flatten from dimension 1 on, not 2.
+    """
+    cosine = torch.cosine_similarity(a.flatten(2).double(), b.flatten(2).double(), dim=2)
+    return _arc(a, b, weight, cosine.arccos().view(*a.shape[:2], *[1] * (a.ndim - 2)))
+
+
+@slerp.misconception
+def lengths_of_the_whole_batch(a: Tensor, b: Tensor, weight: float) -> Tensor:
+    """The products a . b are those of items, but they are divided by the lengths of the whole
+    batch, so all angles come near a right one. norm() needs dim=1 after flattening.
+    """
+    flat_a, flat_b = a.flatten(1).double(), b.flatten(1).double()
+    cosine = (flat_a * flat_b).sum(1) / (flat_a.norm() * flat_b.norm())
+    return _arc(a, b, weight, cosine.arccos().view(-1, *[1] * (a.ndim - 1)))
+
+
+@slerp.misconception
+def norm_over_many_dimensions(a: Tensor, b: Tensor, weight: float) -> Tensor:
+    """norm takes one dimension, or two for that of a matrix, and not all of an item at once. Make
+    each item one vector first, with flatten(1), and take the norm along dim=1.
+    """
+    dims = tuple(range(1, a.ndim))
+    lengths = a.norm(dim=dims, keepdim=True) * b.norm(dim=dims, keepdim=True)
+    return _arc(a, b, weight, ((a * b).sum(dims, keepdim=True) / lengths).arccos())
+
+
+@slerp.misconception
+def norm_over_three_dimensions(a: Tensor, b: Tensor, weight: float) -> Tensor:
+    """norm takes one dimension, or two for that of a matrix, and not three; and only images have
+    three of them. Make each item one vector first, with flatten(1), and take the norm along dim=1.
+    """
+    dims = (1, 2, 3)
+    dot = (a * b).sum(dims, keepdim=True)
+    lengths = a.norm(dim=dims, keepdim=True) * b.norm(dim=dims, keepdim=True)
+    return _arc(a, b, weight, (dot / lengths).arccos())
+
+
+@slerp.misconception
+def items_taken_for_images(a: Tensor, b: Tensor, weight: float) -> Tensor:
+    """This works for images alone: it sums over the dimensions 1, 2 and 3. Sound has fewer, video
+    has more; flatten(1) makes one vector of any item.
+    """
+    dims = (1, 2, 3)
+    dot = (a * b).sum(dims, keepdim=True)
+    lengths = (a.square().sum(dims, keepdim=True) * b.square().sum(dims, keepdim=True)).sqrt()
+    return _arc(a, b, weight, (dot / lengths).arccos())
 
 
 # --- 5: the way back -----------------------------------------------------------------------------
@@ -1007,3 +1248,78 @@ def number_in_place_of_a_batch(
     """
     output: Tensor = model(x_0, 0)
     return output
+
+
+@invert.misconception
+def starts_at_the_last_entry(
+    model: nn.Module, a_bar: Tensor, timesteps: Tensor, x_0: Tensor
+) -> Tensor:
+    """At i = 0 the index i - 1 is -1, which Python reads as the last entry: the first step takes
+    the image for pure noise. It leaves t = 0.
+    """
+    left = timesteps.roll(1)
+    return _climb(model, x_0, left.tolist(), a_bar[left], a_bar[timesteps])
+
+
+@invert.misconception
+def steps_in_reversed_order(
+    model: nn.Module, a_bar: Tensor, timesteps: Tensor, x_0: Tensor
+) -> Tensor:
+    """Each step goes up by itself, but the highest comes first. Start with the step that leaves
+    clean data, and go through the list as it stands.
+    """
+    asked, here, there = _up(a_bar, timesteps)
+    return _climb(model, x_0, asked[::-1], here.flip(0), there.flip(0))
+
+
+@invert.misconception
+def left_by_stride(model: nn.Module, a_bar: Tensor, timesteps: Tensor, x_0: Tensor) -> Tensor:
+    """The timestep that a step leaves is taken to be t - T // n. It is the entry before in
+    `timesteps`; the two differ wherever the entries are not equally far apart.
+    """
+    stride = len(a_bar) // len(timesteps)
+    left = (timesteps - stride).clamp(min=0)
+    return _climb(model, x_0, left.tolist(), a_bar[left], a_bar[timesteps])
+
+
+@invert.misconception
+def left_is_t_minus_1(model: nn.Module, a_bar: Tensor, timesteps: Tensor, x_0: Tensor) -> Tensor:
+    """Each step is taken to leave t - 1. x has the noise of the entry before in `timesteps`, where
+    the step before led.
+    """
+    left = (timesteps - 1).clamp(min=0)
+    return _climb(model, x_0, left.tolist(), a_bar[left], a_bar[timesteps])
+
+
+@invert.misconception
+def each_timestep_visited(
+    model: nn.Module, a_bar: Tensor, timesteps: Tensor, x_0: Tensor
+) -> Tensor:
+    """All timesteps of the chain are visited. Climb along those of the list `timesteps` only, as
+    decoding does.
+    """
+    return _climb(model, x_0, *_up(a_bar, torch.arange(1, len(a_bar))))
+
+
+@invert.misconception
+def signal_not_faded(model: nn.Module, a_bar: Tensor, timesteps: Tensor, x_0: Tensor) -> Tensor:
+    """The predicted x_0 is multiplied by the root of the alpha_bar that the step leaves. After the
+    step it is that of the timestep it goes to, as for the noise.
+    """
+    x = x_0
+    for t, a, b in zip(*_up(a_bar, timesteps), strict=True):
+        eps = model(x, torch.full((len(x),), t))
+        x = a.sqrt() * _x_0(x, eps, a) + (1 - b).sqrt() * eps
+    return x
+
+
+@invert.misconception
+def noise_not_raised(model: nn.Module, a_bar: Tensor, timesteps: Tensor, x_0: Tensor) -> Tensor:
+    """The noise is put on with the weight that it had before the step. After the step it is that of
+    the timestep it goes to, as for the signal.
+    """
+    x = x_0
+    for t, a, b in zip(*_up(a_bar, timesteps), strict=True):
+        eps = model(x, torch.full((len(x),), t))
+        x = b.sqrt() * _x_0(x, eps, a) + (1 - a).sqrt() * eps
+    return x
