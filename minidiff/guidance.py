@@ -1,7 +1,7 @@
 """Chapter 08: guidance. A model out of a model, which does what is asked more decidedly.
 
 Ho & Salimans 2022, "Classifier-Free Diffusion Guidance" (arXiv:2207.12598); Liu et al. 2022
-(arXiv:2206.01714, section 3) for several conditions at once; Kynkaanniemi et al. 2024
+(arXiv:2206.01714, eq. 11) for several conditions at once; Kynkaanniemi et al. 2024
 (arXiv:2404.07724) for guiding in an interval of noise levels only.
 
 The scale s here is such that s = 0 is unconditional and s = 1 the model as it is. Ho & Salimans

@@ -150,26 +150,31 @@ def result_clipped(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
 
 
 def _many_labels(draw: Draw) -> Inputs:
-    n_classes, n_items = draw.integer(5, 12), draw.integer(9_000, 10_000)
+    n_classes, n_items = draw.integer(5, 10), draw.integer(40_000, 42_000)  # never 10 classes
     labels = torch.empty(n_items, dtype=torch.int64)
     labels.random_(1, n_classes, generator=draw.generator)  # 0 is a class, but a rare one
     labels[:: draw.integer(40, 60)] = 0
     return {
         "labels": labels,
         "none": n_classes,
-        "probability": float(draw.uniform(0.12, 0.3, 1)),
+        "probability": float(draw.uniform(0.24, 0.3, 1)),
         "generator": draw.generator,
     }
 
 
 def _dropped(answer: Answer, inputs: Inputs) -> Mapping[str, Any]:
-    labels, none = inputs["labels"], inputs["none"]
+    labels, none = inputs["labels"].clone(), inputs["none"]
     new = answer(*inputs.values())
     seen: dict[str, Any] = {"the shape of the labels": tuple(new.shape)}
     seen["the dtype of the labels"] = str(new.dtype)
-    if new.shape != labels.shape or new.dtype != labels.dtype:
+    if new.shape != labels.shape or new.is_complex():
         return seen
     changed = new != labels
+    again = [answer(part.clone(), *list(inputs.values())[1:]) for part in labels[:600].split(30)]
+    counts = [int((a != b).sum()) for a, b in zip(again, labels[:600].split(30), strict=True)]
+    seen["whether one batch loses as many labels as another"] = len(set(counts)) == 1
+    repeated = answer(labels.clone(), *list(inputs.values())[1:])
+    seen["whether a second call drops the same again"] = torch.equal(repeated, new)
     values = tuple(new[changed].unique().tolist()[:20])
     p, n_items = inputs["probability"], len(labels)
     error = math.sqrt(p * (1 - p) / n_items)
@@ -268,6 +273,59 @@ def the_first_ones(
     """
     n_dropped = round(probability * len(labels))
     return torch.cat([torch.full_like(labels[:n_dropped], none), labels[n_dropped:]])
+
+
+@drop_labels.misconception
+def always_as_many(
+    labels: Tensor, none: int, probability: float, generator: torch.Generator
+) -> Tensor:
+    """The same number of labels is dropped each time; only which they are is left to chance. Each
+    label is to be dropped independently of all others: draw one number for each.
+    """
+    n_dropped = int(probability * len(labels))
+    chosen = torch.randperm(len(labels), generator=generator)[:n_dropped]
+    return labels.index_fill(0, chosen, none)
+
+
+@drop_labels.misconception
+def generator_seeded(
+    labels: Tensor, none: int, probability: float, generator: torch.Generator
+) -> Tensor:
+    """A second call drops the same items again: the generator is seeded in the function. It belongs
+    to the caller; draw from it as it is.
+    """
+    generator.manual_seed(0)
+    drop = torch.rand(len(labels), generator=generator) < probability
+    return _drop_where(labels, drop, none)
+
+
+@drop_labels.misconception
+def ten_for_none(
+    labels: Tensor, none: int, probability: float, generator: torch.Generator
+) -> Tensor:
+    """Dropped labels become 10, whatever `none` is. That is right for ten classes only; use the
+    argument.
+    """
+    drop = torch.rand(len(labels), generator=generator) < probability
+    return _drop_where(labels, drop, 10)
+
+
+@drop_labels.misconception
+def a_tenth(labels: Tensor, none: int, probability: float, generator: torch.Generator) -> Tensor:
+    """A tenth of the labels is dropped, whatever `probability` is. Use the argument."""
+    drop = torch.rand(len(labels), generator=generator) < 0.1
+    return _drop_where(labels, drop, none)
+
+
+@drop_labels.misconception
+def labels_made_floats(
+    labels: Tensor, none: int, probability: float, generator: torch.Generator
+) -> Tensor:
+    """The right labels are replaced, but they come back as floating-point numbers. A table of
+    vectors is looked up with integers: return int64, as they came.
+    """
+    drop = torch.rand(len(labels), generator=generator) < probability
+    return _drop_where(labels, drop, none).float()
 
 
 @drop_labels.misconception
@@ -528,6 +586,63 @@ def items_repeated_one_by_one(
 
 
 @guided_in_one_call.misconception
+def t_repeated_one_by_one(
+    model: Model, x_t: Tensor, t: Tensor, labels: Tensor, none: int, scale: float
+) -> Tensor:
+    """x_t is repeated half by half, t item by item (repeat_interleave): most items get another's
+    timestep. torch.cat([t, t]) keeps them together.
+    """
+    both = torch.cat([labels, torch.full_like(labels, none)])
+    output = model(torch.cat([x_t, x_t]), t.repeat_interleave(2), {"labels": both})
+    cond, uncond = output.chunk(2)
+    return _combine(cond, uncond, scale)
+
+
+@guided_in_one_call.misconception
+def first_t_for_all(
+    model: Model, x_t: Tensor, t: Tensor, labels: Tensor, none: int, scale: float
+) -> Tensor:
+    """All items get the timestep of the first. Each has its own: torch.cat([t, t])."""
+    cond, uncond = _halves(model, x_t, t[:1].expand_as(t), labels, none)
+    return _combine(cond, uncond, scale)
+
+
+@guided_in_one_call.misconception
+def first_two_items(
+    model: Model, x_t: Tensor, t: Tensor, labels: Tensor, none: int, scale: float
+) -> Tensor:
+    """output[0] and output[1] are the first two items of the batch, not its halves: all that is
+    returned is one picture. Cut the batch with output.chunk(2).
+    """
+    both = torch.cat([labels, torch.full_like(labels, none)])
+    output = model(*_doubled(x_t, t), {"labels": both})
+    return _combine(output[0], output[1], scale)
+
+
+@guided_in_one_call.misconception
+def second_two_items(
+    model: Model, x_t: Tensor, t: Tensor, labels: Tensor, none: int, scale: float
+) -> Tensor:
+    """output[0] and output[1] are the first two items of the batch, not its halves, and they are
+    exchanged besides. Cut the batch with output.chunk(2): first comes what was asked for first.
+    """
+    both = torch.cat([labels, torch.full_like(labels, none)])
+    output = model(*_doubled(x_t, t), {"labels": both})
+    return _combine(output[1], output[0], scale)
+
+
+@guided_in_one_call.misconception
+def label_10_for_none(
+    model: Model, x_t: Tensor, t: Tensor, labels: Tensor, none: int, scale: float
+) -> Tensor:
+    """The second half asks for label 10, whatever `none` is. This model knows another number of
+    classes; use the argument.
+    """
+    cond, uncond = _halves(model, x_t, t, labels, 10)
+    return _combine(cond, uncond, scale)
+
+
+@guided_in_one_call.misconception
 def cut_along_the_channels(
     model: Model, x_t: Tensor, t: Tensor, labels: Tensor, none: int, scale: float
 ) -> Tensor:
@@ -627,7 +742,7 @@ def one_but_not_another(
     scale: float,
     strength: float,
 ) -> Tensor:
-    """Towards one class and away from another, from one call (Liu et al. 2022, section 3)."""
+    """Towards one class and away from another, from one call (Liu et al. 2022)."""
     labels = torch.cat([wanted, unwanted, torch.full_like(wanted, none)])  # (3B,)
     output = model(x_t.repeat(3, 1, 1, 1), t.repeat(3), {"labels": labels})
     good, bad, uncond = output.chunk(3)  # 3 x (B, C, H, W)
@@ -738,6 +853,84 @@ def three_calls(
         model(x_t, t, {"labels": labels})
         for labels in (wanted, unwanted, torch.full_like(wanted, none))
     )
+    return uncond + scale * (good - uncond) - strength * (bad - uncond)
+
+
+@one_but_not_another.misconception
+def two_doubled_calls(
+    model: Model, x_t: Tensor, t: Tensor, wanted: Tensor, unwanted: Tensor, none: int,
+    scale: float, strength: float,
+) -> Tensor:  # fmt: skip
+    """The numbers are right, but the model is called twice, each time with "none". Put the three
+    labels into one batch of 3B, cut with chunk(3).
+    """
+    good, uncond = _halves(model, x_t, t, wanted, none)
+    bad, _ = _halves(model, x_t, t, unwanted, none)
+    return uncond + scale * (good - uncond) - strength * (bad - uncond)
+
+
+@one_but_not_another.misconception
+def class_0_as_the_base(
+    model: Model, x_t: Tensor, t: Tensor, wanted: Tensor, unwanted: Tensor, none: int,
+    scale: float, strength: float,
+) -> Tensor:  # fmt: skip
+    """The third part has zeros as labels, and so both pushes start at class 0. "None" is the label
+    `none`.
+    """
+    good, bad, uncond = _thirds(model, x_t, t, wanted, unwanted, 0)
+    return uncond + scale * (good - uncond) - strength * (bad - uncond)
+
+
+@one_but_not_another.misconception
+def none_taken_for_the_first(
+    model: Model, x_t: Tensor, t: Tensor, wanted: Tensor, unwanted: Tensor, none: int,
+    scale: float, strength: float,
+) -> Tensor:  # fmt: skip
+    """The parts are taken as none, wanted, unwanted, but the labels went in as wanted, unwanted,
+    none. The parts come in the order of the labels.
+    """
+    uncond, good, bad = _thirds(model, x_t, t, wanted, unwanted, none)
+    return uncond + scale * (good - uncond) - strength * (bad - uncond)
+
+
+@one_but_not_another.misconception
+def thirds_of_the_channels(
+    model: Model, x_t: Tensor, t: Tensor, wanted: Tensor, unwanted: Tensor, none: int,
+    scale: float, strength: float,
+) -> Tensor:  # fmt: skip
+    """The answer is cut along its channels. The three parts lie one behind the other in the batch,
+    its first dimension: output.chunk(3).
+    """
+    labels = torch.cat([wanted, unwanted, torch.full_like(wanted, none)])
+    output = model(x_t.repeat(3, 1, 1, 1), t.repeat(3), {"labels": labels})
+    good, bad, uncond = output.chunk(3, dim=1)
+    return uncond + scale * (good - uncond) - strength * (bad - uncond)
+
+
+@one_but_not_another.misconception
+def measured_from_the_guided(
+    model: Model, x_t: Tensor, t: Tensor, wanted: Tensor, unwanted: Tensor, none: int,
+    scale: float, strength: float,
+) -> Tensor:  # fmt: skip
+    """The push away from the unwanted class is measured from the answer that is guided already.
+    Both pushes are measured from "none".
+    """
+    good, bad, uncond = _thirds(model, x_t, t, wanted, unwanted, none)
+    strong = uncond + scale * (good - uncond)
+    return strong - strength * (bad - strong)
+
+
+@one_but_not_another.misconception
+def t_repeated_three_times_one_by_one(
+    model: Model, x_t: Tensor, t: Tensor, wanted: Tensor, unwanted: Tensor, none: int,
+    scale: float, strength: float,
+) -> Tensor:  # fmt: skip
+    """x_t is repeated part by part, t item by item (repeat_interleave): most items get another's
+    timestep. t.repeat(3) keeps them together.
+    """
+    labels = torch.cat([wanted, unwanted, torch.full_like(wanted, none)])
+    output = model(x_t.repeat(3, 1, 1, 1), t.repeat_interleave(3), {"labels": labels})
+    good, bad, uncond = output.chunk(3)
     return uncond + scale * (good - uncond) - strength * (bad - uncond)
 
 
@@ -1007,7 +1200,9 @@ def interval_ignored(
     model: Model, x_t: Tensor, t: Tensor, labels: Tensor, none: int, scale: float,
     first: int, last: int,
 ) -> Tensor:  # fmt: skip
-    """All items are guided, whatever their t: `first` and `last` go unused."""
+    """All items are guided, whatever their t: `first` and `last` go unused, or the two comparisons
+    are joined by | (each t fulfils one of them) in place of &.
+    """
     return _both(model, x_t, t, labels, none, scale)[0]
 
 
@@ -1025,3 +1220,81 @@ def mask_not_reshaped(
         return plain
     strong, cond, _ = _both(model, x_t, t, labels, none, scale)
     return torch.where(inside, strong, cond)
+
+
+@guided_in_an_interval.misconception
+def unconditional_beside_guided(
+    model: Model, x_t: Tensor, t: Tensor, labels: Tensor, none: int, scale: float,
+    first: int, last: int,
+) -> Tensor:  # fmt: skip
+    """Where some items are guided, the others get the unconditional answer, as if their scale were
+    0. "Off" is the scale 1, the conditional answer, as you have it where no item is guided.
+    """
+    inside = (first <= t) & (t <= last)
+    if not inside.any():
+        plain: Tensor = model(x_t, t, {"labels": labels})
+        return plain
+    strong, _, uncond = _both(model, x_t, t, labels, none, scale)
+    return _select(strong, uncond, inside)
+
+
+@guided_in_an_interval.misconception
+def zero_beside_guided(
+    model: Model, x_t: Tensor, t: Tensor, labels: Tensor, none: int, scale: float,
+    first: int, last: int,
+) -> Tensor:  # fmt: skip
+    """Where some items are guided, the answer is multiplied by the mask, and the others get 0.
+    There the conditional one is wanted: torch.where chooses between two answers.
+    """
+    inside = (first <= t) & (t <= last)
+    if not inside.any():
+        plain: Tensor = model(x_t, t, {"labels": labels})
+        return plain
+    strong, _, _ = _both(model, x_t, t, labels, none, scale)
+    return strong * inside.view(-1, 1, 1, 1)
+
+
+@guided_in_an_interval.misconception
+def branches_exchanged(
+    model: Model, x_t: Tensor, t: Tensor, labels: Tensor, none: int, scale: float,
+    first: int, last: int,
+) -> Tensor:  # fmt: skip
+    """The two answers in torch.where are exchanged: it takes the first where the mask is true, and
+    those inside are to be guided.
+    """
+    inside = (first <= t) & (t <= last)
+    if not inside.any():
+        plain: Tensor = model(x_t, t, {"labels": labels})
+        return plain
+    strong, cond, _ = _both(model, x_t, t, labels, none, scale)
+    return _select(cond, strong, inside)
+
+
+@guided_in_an_interval.misconception
+def none_where_nothing_is_guided(
+    model: Model, x_t: Tensor, t: Tensor, labels: Tensor, none: int, scale: float,
+    first: int, last: int,
+) -> Tensor:  # fmt: skip
+    """Where no item lies in the interval the model is asked for "none". Without guidance the class
+    is still asked for: call it with the labels.
+    """
+    inside = (first <= t) & (t <= last)
+    if not inside.any():
+        plain: Tensor = model(x_t, t, {"labels": torch.full_like(labels, none)})
+        return plain
+    strong, cond, _ = _both(model, x_t, t, labels, none, scale)
+    return _select(strong, cond, inside)
+
+
+@guided_in_an_interval.misconception
+def one_truth_for_many(
+    model: Model, x_t: Tensor, t: Tensor, labels: Tensor, none: int, scale: float,
+    first: int, last: int,
+) -> Tensor:  # fmt: skip
+    """`if`, `and` and a chain like first <= t <= last need a single yes or no, and t holds a value
+    for each item. Make a mask of two comparisons in brackets, joined by &.
+    """
+    if first <= t <= last:
+        return _both(model, x_t, t, labels, none, scale)[0]
+    plain: Tensor = model(x_t, t, {"labels": labels})
+    return plain
