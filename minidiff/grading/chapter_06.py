@@ -112,7 +112,7 @@ def log_beta(betas: Tensor) -> Tensor:
 @log_beta_tilde.misconception
 def log_beta_clipped(betas: Tensor) -> Tensor:
     """Entry 0 repeats entry 1, as it should, but these are logarithms of beta. beta_tilde is beta
-    times (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t).
+    times (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t), with products of the alphas, 1 - beta.
     """
     return _clipped(betas).log()
 
@@ -179,6 +179,42 @@ def alpha_in_place_of_alpha_bar(betas: Tensor) -> Tensor:
     betas are left, one place late. It takes the products, alpha_bar.
     """
     return _clipped(torch.cat([betas[:1], betas[:-1]])).log()
+
+
+@log_beta_tilde.misconception
+def moved_the_other_way(betas: Tensor) -> Tensor:
+    """All values stand one place too early, and the last is repeated. Only entry 0 is replaced, by
+    that of t = 1; the others stay.
+    """
+    variance = _posterior_variance(betas)
+    return torch.cat([variance[1:], variance[-1:]]).log()
+
+
+@log_beta_tilde.misconception
+def rolled(betas: Tensor) -> Tensor:
+    """At t = 0 the last alpha_bar stands for the one before the first, as roll puts it. That one is
+    1, so that beta_tilde is 0 there; let the value of t = 1 stand in.
+    """
+    a_bar = (1 - betas).cumprod(0)
+    return (betas * (1 - a_bar.roll(1)) / (1 - a_bar)).log()
+
+
+@log_beta_tilde.misconception
+def logarithm_0_at_the_start(betas: Tensor) -> Tensor:
+    """At t = 0 the logarithm is set to 0, which means a variance of 1. The value of t = 1 stands
+    there.
+    """
+    log_variance = _clipped(_posterior_variance(betas)).log()
+    return torch.cat([torch.zeros_like(log_variance[:1]), log_variance[1:]])
+
+
+@log_beta_tilde.misconception
+def betas_one_place_late(betas: Tensor) -> Tensor:
+    """The fraction at t is multiplied with the beta of t - 1. Both belong to the same t; only
+    alpha_bar is needed one place earlier.
+    """
+    variance = _posterior_variance(betas)[1:] / betas[1:] * betas[:-1]
+    return torch.cat([variance[:1], variance]).log()
 
 
 # --- 2: between the logarithms -------------------------------------------------------------------
@@ -324,6 +360,22 @@ def ends_shaped_for_images(v: Tensor, t: Tensor, schedule: NoiseSchedule) -> Ten
     fraction = (v + 1) / 2
     high = schedule.betas.log()[t].view(-1, 1, 1, 1).to(v)
     return fraction * high + (1 - fraction) * low
+
+
+@learned_log_variance.misconception
+def variances_interpolated_from_0(v: Tensor, t: Tensor, schedule: NoiseSchedule) -> Tensor:
+    """The variances are interpolated, with a beta_tilde of 0 at t = 0, and the logarithm is taken
+    afterwards. Interpolate the logarithms; posterior_log_variance has the lower ones.
+    """
+    low = _at(_posterior_variance(schedule.betas), t, v)
+    fraction = (v + 1) / 2
+    return (fraction * _at(schedule.betas, t, v) + (1 - fraction) * low).log()
+
+
+@learned_log_variance.misconception
+def one_not_halved(v: Tensor, t: Tensor, schedule: NoiseSchedule) -> Tensor:
+    """The fraction is v / 2 + 1, which runs from 1/2 to 3/2. Halve the 1 as well: (v + 1) / 2."""
+    return _between(v / 2 + 1, t, schedule)
 
 
 # --- 3: a KL in bits -----------------------------------------------------------------------------
@@ -483,6 +535,45 @@ def ratio_forgotten(mean_p: Tensor, log_p: Tensor, mean_q: Tensor, log_q: Tensor
     return _bits(_nats(mean_p, log_p, mean_q, log_q) - (log_p - log_q).exp() / 2)
 
 
+@kl_in_bits.misconception
+def logarithms_taken_for_variances(
+    mean_p: Tensor, log_p: Tensor, mean_q: Tensor, log_q: Tensor
+) -> Tensor:
+    """The arguments are used as the variances. They are logarithms: ratios of variances are
+    exponentials of their differences, and the squared distance is divided by exp(log_variance_q).
+    """
+    return _bits((log_q / log_p - 1 + log_p / log_q + (mean_p - mean_q) ** 2 / log_q) / 2)
+
+
+@kl_in_bits.misconception
+def absolute_distance(mean_p: Tensor, log_p: Tensor, mean_q: Tensor, log_q: Tensor) -> Tensor:
+    """The distance of the means is taken without its sign, but not squared."""
+    distance = (mean_p - mean_q).abs()
+    return _bits(_nats(mean_p, log_p, mean_q, log_q) + (distance - distance**2) / log_q.exp() / 2)
+
+
+@kl_in_bits.misconception
+def base_2_in_the_first_part_alone(
+    mean_p: Tensor, log_p: Tensor, mean_q: Tensor, log_q: Tensor
+) -> Tensor:
+    """Only the logarithm of the ratio has base 2; the other parts of the bracket are still in nats.
+    Divide the whole by log 2.
+    """
+    more = (log_q - log_p) * (1 / math.log(2) - 1) / 2
+    return (_nats(mean_p, log_p, mean_q, log_q) + more).flatten(1).mean(1)
+
+
+@kl_in_bits.misconception
+def divided_by_the_squared_variance(
+    mean_p: Tensor, log_p: Tensor, mean_q: Tensor, log_q: Tensor
+) -> Tensor:
+    """The squared distance is divided by exp(2 log_variance_q), the square of the variance. A
+    factor inside an exponential becomes a power: divide by exp(log_variance_q).
+    """
+    extra = (mean_p - mean_q) ** 2 * ((-2 * log_q).exp() - (-log_q).exp()) / 2
+    return _bits(_nats(mean_p, log_p, mean_q, log_q) + extra)
+
+
 # --- 4: the probability of a grey level ----------------------------------------------------------
 
 
@@ -637,6 +728,67 @@ def cdf_alone(x_0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     return cdf
 
 
+@bin_probability.misconception
+def values_at_the_ends_exchanged(x_0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """At the open ends the cdf gets the wrong value, and the probabilities come out negative. Below
+    plus infinity lies all of the probability, 1; below minus infinity none, 0.
+    """
+    inside = _cut(x_0, mean, (log_variance / 2).exp(), open_low=False, open_high=False)
+    upper = torch.special.ndtr((x_0 - mean + HALF) / (log_variance / 2).exp())
+    lower = torch.special.ndtr((x_0 - mean - HALF) / (log_variance / 2).exp())
+    return torch.where(x_0 > 0.999, -lower, torch.where(x_0 < -0.999, upper - 1, inside))
+
+
+@bin_probability.misconception
+def outside_of_the_ends(x_0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """At both ends this is the probability of everything outside the bin. White reaches from its
+    lower edge up, black from its upper edge down.
+    """
+    inside = _cut(x_0, mean, (log_variance / 2).exp())
+    return torch.where(x_0.abs() > 0.999, 1 - inside, inside)
+
+
+@bin_probability.misconception
+def cdf_at_the_outer_edges(x_0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """At the ends stands the cdf at the outer edge, which is no edge there. Black is the cdf at its
+    upper edge; white is 1 minus the cdf at its lower edge.
+    """
+    inside = _cut(x_0, mean, (log_variance / 2).exp())
+    upper = torch.special.ndtr((x_0 - mean + HALF) / (log_variance / 2).exp())
+    lower = torch.special.ndtr((x_0 - mean - HALF) / (log_variance / 2).exp())
+    return torch.where(x_0 > 0.999, upper, torch.where(x_0 < -0.999, lower, inside))
+
+
+@bin_probability.misconception
+def ends_by_the_mean(x_0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Whether a bin is open is decided by the mean. It depends on the pixel: x_0 says which of the
+    256 bins is meant.
+    """
+    deviation = (log_variance / 2).exp()
+    upper = torch.special.ndtr((x_0 - mean + HALF) / deviation)
+    lower = torch.special.ndtr((x_0 - mean - HALF) / deviation)
+    return torch.where(mean > 0.999, 1.0, upper) - torch.where(mean < -0.999, 0.0, lower)
+
+
+@bin_probability.misconception
+def mean_alone_divided(x_0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Only the mean is divided by the standard deviation: brackets are missing around the distance
+    between edge and mean.
+    """
+    deviation = (log_variance / 2).exp()
+    upper = torch.special.ndtr(x_0 + HALF - mean / deviation)
+    lower = torch.special.ndtr(x_0 - HALF - mean / deviation)
+    return torch.where(x_0 > 0.999, 1.0, upper) - torch.where(x_0 < -0.999, 0.0, lower)
+
+
+@bin_probability.misconception
+def multiplied_by_the_deviation(x_0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """The distance from the mean is multiplied by the standard deviation. Divide by it: the same
+    distance counts for more where the normal is narrow.
+    """
+    return _cut(x_0, mean, (-log_variance / 2).exp())
+
+
 # --- 5: the hybrid loss --------------------------------------------------------------------------
 
 
@@ -667,7 +819,7 @@ def _training_step(draw: Draw) -> Inputs:
     betas[:1] = draw.uniform(0.02, 0.1, 1)  # a likelihood at t = 0 of ordinary size
     network = _Network().to(dtype)
     with torch.no_grad():
-        network.prediction.copy_(draw.uniform(0.1, 0.4, 3))
+        network.prediction.copy_(draw.uniform(0.4, 0.7, 3))  # leaves [-1, 1]
         network.v.copy_(draw.uniform(0.2, 0.6, 3))
     return {
         "model": network,
@@ -813,8 +965,8 @@ def thousandth_forgotten(
 def no_weight_at_all(
     model: nn.Module, x_0: Tensor, t: Tensor, noise: Tensor, schedule: NoiseSchedule
 ) -> Tensor:
-    """The terms are added without a weight. L_vlb counts a thousandth, and one term stands for T:
-    0.001 T.
+    """The mean of the terms has the weight 1: none at all, or 0.001 times 1000. L_vlb counts a
+    thousandth, and one term stands for T of them; T is schedule.n_steps, not always 1000.
     """
     x_t, prediction, v = _parts(model, x_0, t, noise, schedule)
     terms = _terms(x_0, x_t, t, prediction.detach(), v, schedule)
@@ -887,7 +1039,9 @@ def every_other_channel(
 def simple_alone(
     model: nn.Module, x_0: Tensor, t: Tensor, noise: Tensor, schedule: NoiseSchedule
 ) -> Tensor:
-    """This is L_simple alone, in which there is no variance. Add the terms of the bound."""
+    """This is L_simple alone, or with next to nothing beside it. Add the terms of the bound, times
+    T; divided by T they vanish.
+    """
     _, prediction, _ = _parts(model, x_0, t, noise, schedule)
     return F.mse_loss(prediction, x_0)
 
@@ -933,4 +1087,28 @@ def truth_for_the_prediction(
     """
     x_t, prediction, v = _parts(model, x_0, t, noise, schedule)
     terms = _terms(x_0, x_t, t, x_0, v, schedule)
+    return F.mse_loss(prediction, x_0) + schedule.n_steps / 1000 * terms.mean()
+
+
+@hybrid_loss.misconception
+def summed_over_the_batch_times_T(  # noqa: N802
+    model: nn.Module, x_0: Tensor, t: Tensor, noise: Tensor, schedule: NoiseSchedule
+) -> Tensor:
+    """The terms are summed over the batch and multiplied by T besides. Each of them is an estimate
+    of the whole: T times their mean.
+    """
+    x_t, prediction, v = _parts(model, x_0, t, noise, schedule)
+    terms = _terms(x_0, x_t, t, prediction.detach(), v, schedule)
+    return F.mse_loss(prediction, x_0) + schedule.n_steps / 1000 * terms.sum()
+
+
+@hybrid_loss.misconception
+def clipped_in_the_bound(
+    model: nn.Module, x_0: Tensor, t: Tensor, noise: Tensor, schedule: NoiseSchedule
+) -> Tensor:
+    """The bound is given a prediction clipped to [-1, 1]. Give it the prediction as it is: its
+    errors are what the variance has to learn.
+    """
+    x_t, prediction, v = _parts(model, x_0, t, noise, schedule)
+    terms = _terms(x_0, x_t, t, prediction.detach().clamp(-1, 1), v, schedule)
     return F.mse_loss(prediction, x_0) + schedule.n_steps / 1000 * terms.mean()
