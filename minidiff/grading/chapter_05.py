@@ -160,7 +160,16 @@ def _spread(x: Tensor, y: Tensor) -> Tensor:
     return torch.trace(cov_x) + torch.trace(cov_y) - 2 * roots.sum()
 
 
-@task(points=3, inputs=_two_sets, roundings=512, package=[evaluation.frechet_distance])
+def _two_sets_or_few_items(draw: Draw) -> Inputs:
+    """Two sets; on the last case y has fewer items than features, so its covariance is singular."""
+    if draw.case < 3:
+        return _two_sets(draw)
+    dim, m = draw.integer(24, 30), draw.integer(5, 8)
+    x = draw.normal(draw.integer(60, 80), dim) @ draw.normal(dim, dim) / dim**0.5
+    return {"x": x, "y": draw.normal(m, dim) + draw.uniform(0.5, 2, dim)}
+
+
+@task(points=3, inputs=_two_sets_or_few_items, roundings=512, package=[evaluation.frechet_distance])
 def frechet(x: Tensor, y: Tensor) -> Tensor:
     """Frechet distance of two sets taken as normals (Heusel et al. 2017, eq. 6)."""
     cov_x, cov_y = x.T.cov(), y.T.cov()
@@ -283,6 +292,80 @@ def correlations(x: Tensor, y: Tensor) -> Tensor:
     return _shift(x, y) + torch.trace(cov_x) + torch.trace(cov_y) - 2 * roots.sum()
 
 
+def _by_root(root: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """The distance with what is taken for the root of the covariance of x."""
+    cov_x, cov_y = x.T.cov(), y.T.cov()
+    roots: Tensor = torch.linalg.eigvalsh(root @ cov_y @ root).clamp(min=0).sqrt()
+    return _shift(x, y) + torch.trace(cov_x) + torch.trace(cov_y) - 2 * roots.sum()
+
+
+@frechet.misconception
+def no_clamp(x: Tensor, y: Tensor) -> Tensor:
+    """With fewer items than features most eigenvalues are 0, and rounding makes some of them
+    negative: their roots are nan. Where one is negative, take 0.
+    """
+    cov_x, cov_y = x.T.cov(), y.T.cov()
+    values, vectors = torch.linalg.eigh(cov_x)
+    root_x = vectors * values.sqrt() @ vectors.T
+    roots: Tensor = torch.linalg.eigvalsh(root_x @ cov_y @ root_x).sqrt()
+    return _shift(x, y) + torch.trace(cov_x) + torch.trace(cov_y) - 2 * roots.sum()
+
+
+@frechet.misconception
+def covariance_in_place_of_its_root(x: Tensor, y: Tensor) -> Tensor:
+    """The matrix is C_x C_y C_x. It is symmetric, but has other eigenvalues than C_x C_y: on both
+    sides stands the *root* of C_x.
+    """
+    return _by_root(x.T.cov(), x, y)
+
+
+@frechet.misconception
+def root_without_turning_back(x: Tensor, y: Tensor) -> Tensor:
+    """The root of C_x lacks its last factor. The eigenvectors stand on both sides: V L^(1/2) V^T.
+    A test: its square must be C_x.
+    """
+    values, vectors = torch.linalg.eigh(x.T.cov())
+    return _by_root(vectors * values.clamp(min=0).sqrt(), x, y)
+
+
+@frechet.misconception
+def eigenvectors_in_rows(x: Tensor, y: Tensor) -> Tensor:
+    """The root of C_x is V^T L^(1/2) V. eigh gives eigenvectors as *columns* of V, so V comes first
+    and V^T last. A test: its square must be C_x.
+    """
+    values, vectors = torch.linalg.eigh(x.T.cov())
+    return _by_root(vectors.T * values.clamp(min=0).sqrt() @ vectors, x, y)
+
+
+@frechet.misconception
+def eigenvalues_without_their_directions(x: Tensor, y: Tensor) -> Tensor:
+    """In place of the root of C_x stands the diagonal matrix of its eigenvalues' roots. Which way
+    each of them points is lost: the eigenvectors belong on both sides.
+    """
+    return _by_root(torch.linalg.eigvalsh(x.T.cov()).clamp(min=0).sqrt().diag(), x, y)
+
+
+@frechet.misconception
+def eigenvalues_multiplied_in_order(x: Tensor, y: Tensor) -> Tensor:
+    """Eigenvalues of C_x and of C_y are multiplied, the smallest with the smallest. Those of the
+    product C_x C_y are others, unless both matrices have the same eigenvectors.
+    """
+    cov_x, cov_y = x.T.cov(), y.T.cov()
+    products = torch.linalg.eigvalsh(cov_x) * torch.linalg.eigvalsh(cov_y)
+    roots = products.clamp(min=0).sqrt()
+    return _shift(x, y) + torch.trace(cov_x) + torch.trace(cov_y) - 2 * roots.sum()
+
+
+@frechet.misconception
+def root_of_the_trace(x: Tensor, y: Tensor) -> Tensor:
+    """The root is taken of the trace. Asked for is the trace of the root: the root of each
+    eigenvalue, then their sum.
+    """
+    cov_x, cov_y = x.T.cov(), y.T.cov()
+    root = torch.trace(cov_x @ cov_y).clamp(min=0).sqrt()
+    return _shift(x, y) + torch.trace(cov_x) + torch.trace(cov_y) - 2 * root
+
+
 # --- 3: the kernel distance ----------------------------------------------------------------------
 
 
@@ -302,9 +385,20 @@ def _mmd(x: Tensor, y: Tensor) -> Tensor:
     return _off_diagonal(k_xx) + _off_diagonal(k_yy) - 2 * k_xy.mean()
 
 
+def _two_sets_or_one_source(draw: Draw) -> Inputs:
+    """Two sets; on the last case they are from one source, and the estimate is negative."""
+    if draw.case < 3:
+        return _two_sets(draw)
+    dim, n, m = draw.integer(3, 6), draw.integer(9, 16), draw.integer(17, 24)
+    while True:
+        x, y = draw.normal(n, dim), draw.normal(m, dim)
+        if _mmd(x, y) < -0.05:
+            return {"x": x, "y": y}
+
+
 @task(
     points=3,
-    inputs=_two_sets,
+    inputs=_two_sets_or_one_source,
     roundings=1024,
     package=[evaluation.squared_mmd, evaluation.kernel_distance],
 )
@@ -432,6 +526,106 @@ def kernel_of_the_means(x: Tensor, y: Tensor) -> Tensor:
     return (k_xx + k_yy - 2 * k_xy).squeeze()
 
 
+@squared_mmd.misconception
+def negative_values_cut_off(x: Tensor, y: Tensor) -> Tensor:
+    """A negative estimate is replaced by 0. It is no error: were it cut off, two sets from one
+    source would not have 0 on average.
+    """
+    return _mmd(x, y).clamp(min=0)
+
+
+@squared_mmd.misconception
+def negative_values_made_positive(x: Tensor, y: Tensor) -> Tensor:
+    """A negative estimate loses its sign. It is no error: without the sign, two sets from one
+    source would not have 0 on average.
+    """
+    return _mmd(x, y).abs()
+
+
+@squared_mmd.misconception
+def diagonal_emptied_before_the_kernel(x: Tensor, y: Tensor) -> Tensor:
+    """The diagonal of the products is set to 0 *before* the kernel, which makes it 1 again. Leave
+    it out afterwards.
+    """
+    k_xx, k_yy, k_xy = _sums(x, y)
+    n, m = len(x), len(y)
+    within_x = (k_xx.sum() - torch.trace(k_xx) + n) / (n * (n - 1))
+    within_y = (k_yy.sum() - torch.trace(k_yy) + m) / (m * (m - 1))
+    return within_x + within_y - 2 * k_xy.mean()
+
+
+@squared_mmd.misconception
+def one_taken_off_for_each_item(x: Tensor, y: Tensor) -> Tensor:
+    """For the diagonal N is subtracted, as if each item's kernel with itself were 1. It is
+    (|x_i|^2 / D + 1)^3: subtract the trace.
+    """
+    k_xx, k_yy, k_xy = _sums(x, y)
+    within_x, within_y = ((k.sum() - len(k)) / (len(k) * (len(k) - 1)) for k in (k_xx, k_yy))
+    return within_x + within_y - 2 * k_xy.mean()
+
+
+@squared_mmd.misconception
+def divided_by_the_number_of_items(x: Tensor, y: Tensor) -> Tensor:
+    """a . b is divided by len(a), the number of items. D is the number of features, a.shape[1]."""
+    k_xx, k_yy, k_xy = ((a @ b.T / len(a) + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    return _off_diagonal(k_xx) + _off_diagonal(k_yy) - 2 * k_xy.mean()
+
+
+@squared_mmd.misconception
+def one_divided_as_well(x: Tensor, y: Tensor) -> Tensor:
+    """The bracket is (a . b + 1) / D. Only the product is divided by D; the 1 is added after."""
+    dim = x.shape[1]
+    k_xx, k_yy, k_xy = (((a @ b.T + 1) / dim) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    return _off_diagonal(k_xx) + _off_diagonal(k_yy) - 2 * k_xy.mean()
+
+
+@squared_mmd.misconception
+def n_in_place_of_m(x: Tensor, y: Tensor) -> Tensor:
+    """The sums over y and across are divided as if y had N items, too. It has M: M (M - 1) pairs
+    within, N M across.
+    """
+    k_xx, k_yy, k_xy = _sums(x, y)
+    n = len(x)
+    within = k_xx.sum() - torch.trace(k_xx) + k_yy.sum() - torch.trace(k_yy)
+    return within / (n * (n - 1)) - 2 * k_xy.sum() / n**2
+
+
+@squared_mmd.misconception
+def bracket_forgotten_in_the_number_of_pairs(x: Tensor, y: Tensor) -> Tensor:
+    """`/ n * (n - 1)` divides by n and then multiplies by n - 1. A bracket makes both divide:
+    / (n * (n - 1)).
+    """
+    k_xx, k_yy, k_xy = _sums(x, y)
+    within_x, within_y = ((k.sum() - torch.trace(k)) / len(k) * (len(k) - 1) for k in (k_xx, k_yy))
+    return within_x + within_y - 2 * k_xy.mean()
+
+
+@squared_mmd.misconception
+def half_of_the_pairs(x: Tensor, y: Tensor) -> Tensor:
+    """Each pair within a set is summed once, i < j, but the number of pairs counts it twice. Double
+    the sum, or divide by N (N - 1) / 2.
+    """
+    k_xx, k_yy, k_xy = _sums(x, y)
+    return (_off_diagonal(k_xx) + _off_diagonal(k_yy)) / 2 - 2 * k_xy.mean()
+
+
+@squared_mmd.misconception
+def across_divided_twice(x: Tensor, y: Tensor) -> Tensor:
+    """The term across is divided by N M twice: mean() has done it already."""
+    k_xx, k_yy, k_xy = _sums(x, y)
+    return _off_diagonal(k_xx) + _off_diagonal(k_yy) - 2 * k_xy.mean() / k_xy.numel()
+
+
+@squared_mmd.misconception
+def mean_without_its_diagonal(x: Tensor, y: Tensor) -> Tensor:
+    """Sum and diagonal are divided by different numbers: mean() divides by N^2, the trace is
+    divided by N (N - 1). Subtract first, then divide both.
+    """
+    k_xx, k_yy, k_xy = _sums(x, y)
+    within_x, within_y = (k.mean() - torch.trace(k) / (len(k) * (len(k) - 1)) for k in (k_xx, k_yy))
+    return within_x + within_y - 2 * k_xy.mean()
+
+
 # --- 4: precision --------------------------------------------------------------------------------
 
 
@@ -442,6 +636,7 @@ def _clumps(draw: Draw) -> Inputs:
     real = draw.normal(n, dim)
     real[:: draw.integer(5, 9)] *= 2.5
     generated = 1.2 * draw.normal(m, dim) + draw.uniform(0.3, 1, dim)
+    generated[:50] *= draw.uniform(1, 8, 50, 1)  # and some far out, beyond ever larger balls
     return {"real": real, "generated": generated, "k": k}
 
 
@@ -575,6 +770,64 @@ def outside_in_place_of_inside(real: Tensor, generated: Tensor, k: int) -> Tenso
     return _share((torch.cdist(generated, real) > _radii(real, k)).all(1))
 
 
+@precision.misconception
+def hits_not_divided(real: Tensor, generated: Tensor, k: int) -> Tensor:
+    """This is a number of items. A share is that number divided by how many were generated."""
+    return (torch.cdist(generated, real) <= _radii(real, k)).any(1).double().sum()
+
+
+@precision.misconception
+def divided_by_the_number_of_real_items(real: Tensor, generated: Tensor, k: int) -> Tensor:
+    """The hits are divided by the number of real items. They are generated ones, so divide by how
+    many were generated.
+    """
+    hits = (torch.cdist(generated, real) <= _radii(real, k)).any(1)
+    return hits.double().sum() / len(real)
+
+
+@precision.misconception
+def neighbours_among_the_generated_and_one_too_far(
+    real: Tensor, generated: Tensor, k: int
+) -> Tensor:
+    """The radii are distances from real items to *generated* ones. A ball reaches to the k-th
+    neighbour in its own set: cdist(real, real), in which each item itself comes first.
+    """
+    radii = torch.cdist(real, generated).sort(1).values[:, k]
+    return _share((torch.cdist(generated, real) <= radii).any(1))
+
+
+@precision.misconception
+def the_farthest(real: Tensor, generated: Tensor, k: int) -> Tensor:
+    """The balls reach to one of the farthest items: topk returns the largest unless told
+    otherwise. Use largest=False, or sort.
+    """
+    radii = torch.cdist(real, real).topk(k + 1).values[:, -1]
+    return _share((torch.cdist(generated, real) <= radii).any(1))
+
+
+@precision.misconception
+def largest_radius_for_all(real: Tensor, generated: Tensor, k: int) -> Tensor:
+    """All balls have the largest radius. Each real item has its own, so that the balls are small
+    where real items are dense.
+    """
+    return _share((torch.cdist(generated, real) <= _radii(real, k).max()).any(1))
+
+
+@precision.misconception
+def row_in_place_of_column(real: Tensor, generated: Tensor, k: int) -> Tensor:
+    """The index k picks a row: all distances of one single item. Sorted along dim=1, the k-th
+    neighbours of all items are a column, [:, k].
+    """
+    radii = torch.cdist(real, real).sort(1).values[k]
+    return _share((torch.cdist(generated, real) <= radii).any(1))
+
+
+@precision.misconception
+def lengths_against_squares(real: Tensor, generated: Tensor, k: int) -> Tensor:
+    """Distances are compared with radii that are squared. Square both or neither."""
+    return _share((torch.cdist(generated, real) <= _radii(real, k) ** 2).any(1))
+
+
 # --- 5: the floor --------------------------------------------------------------------------------
 
 
@@ -582,19 +835,19 @@ def _distance_of_means(x: Tensor, y: Tensor) -> float:
     return float((x.mean(0) - y.mean(0)).square().sum())
 
 
-def _distance_of_spreads(x: Tensor, y: Tensor) -> float:
-    return float((x.std(0) - y.std(0)).square().sum() + (x.mean(0) - y.mean(0)).abs().sum())
+def _distance_in_deviations(x: Tensor, y: Tensor) -> float:  # not the same as from y to x
+    return float(((x.mean(0) - y.mean(0)).square() / y.var(0) + x.std(0) / y.std(0)).sum())
 
 
 def _real_sets(draw: Draw) -> Inputs:
-    """Held-out and training features, and a size that does not divide the number held out."""
-    dim, n = draw.integer(2, 5), draw.integer(5, 9)
-    n_held_out = n * draw.integer(4, 8) + draw.integer(2, n)
+    """Held-out and training features, and a size that divides the number held out on one case."""
+    dim, n = draw.integer(2, 5), draw.integer(8, 12)
+    n_held_out = n * draw.integer(4, 8) + (0 if draw.case == 2 else draw.integer(2, n))
     return {
         "held_out": draw.normal(n_held_out, dim),
         "training": draw.normal(4 * n_held_out, dim) + 0.2,
         "n": n,
-        "distance": (_distance_of_means, _distance_of_spreads)[draw.case % 2],
+        "distance": (_distance_of_means, _distance_in_deviations)[draw.case % 2],
     }
 
 
@@ -763,5 +1016,102 @@ def sum_in_place_of_the_mean(
 def last_whole_set_left_out(
     held_out: Tensor, training: Tensor, n: int, distance: Distance
 ) -> tuple[Tensor, Tensor]:
-    """The last set of n items is missing: range(0, len(held_out) - n, n) ends too early."""
+    """The last set of n items is missing, also where a rest follows it."""
     return _summary([distance(part, training) for part in _whole_parts(held_out, n)[:-1]])
+
+
+@floor.misconception
+def last_part_always_left_out(
+    held_out: Tensor, training: Tensor, n: int, distance: Distance
+) -> tuple[Tensor, Tensor]:
+    """Where n divides the number of items, the last set is whole and counts, but it is left out.
+    Leave out only what has fewer than n items; a range of starts ends at len(held_out) - n + 1.
+    """
+    return _summary([distance(part, training) for part in torch.split(held_out, n)[:-1]])
+
+
+@floor.misconception
+def arguments_of_the_distance_exchanged(
+    held_out: Tensor, training: Tensor, n: int, distance: Distance
+) -> tuple[Tensor, Tensor]:
+    """This calls distance(training, part). Asked for is distance(part, training), and not every
+    distance is the same both ways.
+    """
+    return _summary([distance(training, part) for part in _whole_parts(held_out, n)])
+
+
+@floor.misconception
+def distance_to_the_held_out(
+    held_out: Tensor, training: Tensor, n: int, distance: Distance
+) -> tuple[Tensor, Tensor]:
+    """Each part is compared with the held-out items, of which it is one. The floor asks how far it
+    is from the training set.
+    """
+    return _summary([distance(part, held_out) for part in _whole_parts(held_out, n)])
+
+
+@floor.misconception
+def n_as_the_number_of_sets(
+    held_out: Tensor, training: Tensor, n: int, distance: Distance
+) -> tuple[Tensor, Tensor]:
+    """This makes n sets, of len(held_out) // n items each. It is the other way round: n items each,
+    len(held_out) // n sets.
+    """
+    parts = torch.split(held_out, len(held_out) // n)[:n]
+    return _summary([distance(part, training) for part in parts])
+
+
+@floor.misconception
+def rest_shared_out(
+    held_out: Tensor, training: Tensor, n: int, distance: Distance
+) -> tuple[Tensor, Tensor]:
+    """`chunk` makes pieces of about equal size, so that some have more than n items. Each set has
+    exactly n, and the rest is left out: split.
+    """
+    parts = torch.chunk(held_out, len(held_out) // n)
+    return _summary([distance(part, training) for part in parts])
+
+
+@floor.misconception
+def every_so_many_whole_sets(
+    held_out: Tensor, training: Tensor, n: int, distance: Distance
+) -> tuple[Tensor, Tensor]:
+    """The sets are right in size, but each takes items from all over. Cut them in order: the first
+    n, the next n, and so on.
+    """
+    n_sets = len(held_out) // n
+    parts = [held_out[i : n_sets * n : n_sets] for i in range(n_sets)]
+    return _summary([distance(part, training) for part in parts])
+
+
+@floor.misconception
+def mean_and_error_exchanged(
+    held_out: Tensor, training: Tensor, n: int, distance: Distance
+) -> tuple[Tensor, Tensor]:
+    """The two numbers are exchanged: the mean comes first, then its standard error."""
+    mean, error = _summary([distance(part, training) for part in _whole_parts(held_out, n)])
+    return error, mean
+
+
+@floor.misconception
+def one_less_twice(
+    held_out: Tensor, training: Tensor, n: int, distance: Distance
+) -> tuple[Tensor, Tensor]:
+    """The deviation is divided by the root of the number of sets less one. The one is taken off in
+    the deviation already, and only there.
+    """
+    values = [distance(part, training) for part in _whole_parts(held_out, n)]
+    mean, error = _summary(values)
+    return mean, error * math.sqrt(len(values) / (len(values) - 1))
+
+
+@floor.misconception
+def divided_by_all_items(
+    held_out: Tensor, training: Tensor, n: int, distance: Distance
+) -> tuple[Tensor, Tensor]:
+    """The standard error is divided by the root of the number of all held-out items. What is
+    averaged are distances: divide by the root of the number of *sets*.
+    """
+    values = [distance(part, training) for part in _whole_parts(held_out, n)]
+    mean, error = _summary(values)
+    return mean, error * math.sqrt(len(values) / len(held_out))

@@ -566,7 +566,7 @@ def evaluation_explorer(
     panels: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         "Frechet distance": (("frechet",), {"yscale": "log", "ylim": (0.1, 100)}),
         "kernel distance": (("kernel",), {"ylim": (-0.1, 1.1)}),
-        "precision, recall": (("precision", "recall"), {"ylim": (-0.03, 1.03)}),
+        "precision, recall": (("precision", "recall"), {"ylim": (-0.03, 1.5)}),
         "copying, z": (("z",), {"ylim": (-25, 12)}),
     }
     columns = torch.arange(14) * n // 14  # items from the whole set
@@ -587,7 +587,7 @@ def evaluation_explorer(
                 ax.axhline(floor[name], color=COLORS[i], linestyle=":", linewidth=1.2)
             ax.set(title=title, xlim=(-0.2, n_levels + 0.2), xlabel="strength", **limits)
             ax.minorticks_off()
-        axes[1, 2].legend(loc="lower left", fontsize=8)
+        axes[1, 2].legend(loc="upper right", fontsize=8)
         now = values[fault, level]
         return fig, (
             f"{fault}, strength {level} of {n_levels}: Frechet distance {now['frechet']:.2f} "

@@ -79,7 +79,7 @@ def with_a_root_by_svd(x, y):
     root = u @ torch.diag(s.sqrt()) @ u.T
     middle = torch.linalg.eigvalsh(root @ torch.cov(y.T) @ root)
     trace = torch.trace(torch.cov(x.T)) + torch.trace(torch.cov(y.T))
-    return torch.dist(x.mean(0), y.mean(0)) ** 2 + trace - 2 * torch.sqrt(middle).sum()
+    return torch.dist(x.mean(0), y.mean(0)) ** 2 + trace - 2 * torch.sqrt(middle.clamp(min=0)).sum()
 
 
 # --- squared_mmd ---------------------------------------------------------------------------------
