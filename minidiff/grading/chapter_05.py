@@ -363,7 +363,8 @@ def root_of_the_trace(x: Tensor, y: Tensor) -> Tensor:
     """
     cov_x, cov_y = x.T.cov(), y.T.cov()
     root = torch.trace(cov_x @ cov_y).clamp(min=0).sqrt()
-    return _shift(x, y) + torch.trace(cov_x) + torch.trace(cov_y) - 2 * root
+    distance: Tensor = _shift(x, y) + torch.trace(cov_x) + torch.trace(cov_y) - 2 * root
+    return distance
 
 
 # --- 3: the kernel distance ----------------------------------------------------------------------
