@@ -352,7 +352,7 @@ def eigenvalues_multiplied_in_order(x: Tensor, y: Tensor) -> Tensor:
     """
     cov_x, cov_y = x.T.cov(), y.T.cov()
     products = torch.linalg.eigvalsh(cov_x) * torch.linalg.eigvalsh(cov_y)
-    roots = products.clamp(min=0).sqrt()
+    roots: Tensor = products.clamp(min=0).sqrt()
     return _shift(x, y) + torch.trace(cov_x) + torch.trace(cov_y) - 2 * roots.sum()
 
 
@@ -363,8 +363,7 @@ def root_of_the_trace(x: Tensor, y: Tensor) -> Tensor:
     """
     cov_x, cov_y = x.T.cov(), y.T.cov()
     root = torch.trace(cov_x @ cov_y).clamp(min=0).sqrt()
-    distance: Tensor = _shift(x, y) + torch.trace(cov_x) + torch.trace(cov_y) - 2 * root
-    return distance
+    return _shift(x, y) + torch.trace(cov_x) + torch.trace(cov_y) - 2 * root
 
 
 # --- 3: the kernel distance ----------------------------------------------------------------------
