@@ -35,14 +35,16 @@ def main() -> int:
     parser.add_argument("--n", type=int, default=200, help="random inputs of each right answer")
     parser.add_argument("--n-wrong", type=int, default=40, help="of each misconception")
     parser.add_argument("--first-seed", type=int, default=1_000)
-    parser.add_argument("--only", metavar="NN", help="one chapter; the others keep theirs")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NN", help="some chapters; the others keep theirs"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="chapters at a time")
     options = parser.parse_args()
     torch.set_num_threads(1)
     right, wrong = (
         range(options.first_seed, options.first_seed + n) for n in (options.n, options.n_wrong)
     )
-    names = [name for name in variants.CHAPTERS if options.only in (None, name[-2:])]
+    names = [n for n in variants.CHAPTERS if options.only is None or n[-2:] in options.only]
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
         chapters = dict(
             pool.starmap(try_chapter, [(name, right, wrong) for name in names], chunksize=1)
