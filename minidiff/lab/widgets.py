@@ -620,7 +620,7 @@ def variance_explorer(denoise: Denoiser, x_0: Tensor, seed: int = 0) -> Explorer
 
     >>> model = lambda x_t, t, context=None: torch.cat([x_t, torch.zeros_like(x_t)], dim=1)
     >>> explorer = variance_explorer(Denoiser(model, cosine_schedule()), torch.zeros(2, 1, 8, 8))
-    >>> explorer.controls["n_steps"].value = 10
+    >>> explorer.controls["n_steps"].value = 250
     >>> explorer.sentence.split(". ")[1]
     'The learned variance lies 0.50 of the way from one logarithm to the other'
     """
@@ -645,10 +645,8 @@ def variance_explorer(denoise: Denoiser, x_0: Tensor, seed: int = 0) -> Explorer
         return chain, torch.full((len(x_0),), t // jump)
 
     def curve(jump: int) -> Tensor:
-        a_bar, t = (
-            schedule.alphas_cumprod,
-            torch.arange(jump, schedule.n_steps),
-        )  # others end at x_0
+        a_bar = schedule.alphas_cumprod
+        t = torch.arange(jump, schedule.n_steps)  # a step from before that ends at x_0
         betas = 1 - a_bar[t] / a_bar[t - jump]
         return torch.stack([t, betas * (1 - a_bar[t - jump]) / (1 - a_bar[t]), betas], dim=1)
 
