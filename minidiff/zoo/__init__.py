@@ -12,13 +12,21 @@ from minidiff.zoo.checkpoints import (
     train_recipe,
 )
 from minidiff.zoo.judges import Judge, judge_images
-from minidiff.zoo.recipes import RECIPES, DiffusionRecipe, HybridRecipe, JudgeRecipe, Recipe
+from minidiff.zoo.recipes import (
+    RECIPES,
+    CaptionRecipe,
+    DiffusionRecipe,
+    HybridRecipe,
+    JudgeRecipe,
+    Recipe,
+)
 from minidiff.zoo.sampling import sample
 
 __all__ = [
     "BOUNDS",
     "RECIPES",
     "WEIGHTS",
+    "CaptionRecipe",
     "DiffusionRecipe",
     "HybridRecipe",
     "Judge",
