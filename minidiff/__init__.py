@@ -55,6 +55,14 @@ from minidiff.improved import (
     prior_term,
     vlb_term,
 )
+from minidiff.text import (
+    TextBlock,
+    TextEncoder,
+    TextUNet,
+    Tokenizer,
+    attention_weights,
+    watch_attention,
+)
 from minidiff.training import EMA, Progress, autocast, fit, train, train_step, training_target
 from minidiff.unet import (
     Attention,
@@ -83,8 +91,13 @@ __all__ = [
     "Progress",
     "ResBlock",
     "Step",
+    "TextBlock",
+    "TextEncoder",
+    "TextUNet",
+    "Tokenizer",
     "UNet",
     "UpBlock",
+    "attention_weights",
     "autocast",
     "bits_per_dimension",
     "composed",
@@ -125,4 +138,5 @@ __all__ = [
     "train_step",
     "training_target",
     "vlb_term",
+    "watch_attention",
 ]

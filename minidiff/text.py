@@ -11,13 +11,14 @@ and samplers are those of the chapters before.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minidiff.training import Context
 from minidiff.unet import Attention, UNet, get_timestep_embedding
 
 PAD, START, UNKNOWN = 0, 1, 2  # the first three tokens of every vocabulary
@@ -56,7 +57,7 @@ class Tokenizer:
         return len(self.words)
 
     def __call__(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """Return {"tokens": (B, N) int64, "tokens_mask": (B, N) bool, True where a token counts}."""
+        """Return {"tokens": (B, N) int64, "tokens_mask": (B, N) bool, True where one counts}."""
         rows = []
         for caption in captions:
             words = self.split(caption)
@@ -255,3 +256,85 @@ class NoAttention(nn.Module):
     def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
         """Return x."""
         return x
+
+
+def attention_weights(
+    attention: Attention, x: Tensor, context: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """How much each place looks at each word: softmax(q k^T / sqrt(d)), eq. 1 of Vaswani et al.
+
+    `Attention` never holds these numbers in memory; here they are computed again, to be looked at.
+
+    Args:
+        attention: A cross-attention.
+        x: (B, dim, *space), as the attention gets it.
+        context: (B, N, context_dim).
+        mask: (B, N) bool, True where the context counts.
+
+    Returns:
+        (B, heads, L, N) with L places in all; sums to 1 over N.
+
+    >>> look, x = Attention(8, context_dim=5), torch.zeros(2, 8, 4, 4)
+    >>> attention_weights(look, x, torch.zeros(2, 3, 5))[0, 0, 0]
+    tensor([0.3333, 0.3333, 0.3333], grad_fn=<SelectBackward0>)
+    """
+    h = attention.norm(x).flatten(2).transpose(1, 2)  # (B, dim, *space) -> (B, L, dim)
+    q, k = (
+        part.unflatten(2, (attention.n_heads, -1)).transpose(1, 2)  # (B, heads, L or N, d)
+        for part in (attention.to_q(h), attention.to_kv(context).chunk(2, dim=2)[0])
+    )
+    logits = (q @ k.mT).float() / q.shape[-1] ** 0.5  # (B, heads, L, N)
+    if mask is not None:
+        logits = logits.masked_fill(~mask[:, None, None, :], -torch.inf)
+    weights: Tensor = logits.softmax(dim=3)
+    return weights
+
+
+@contextmanager
+def watch_attention(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Note where a model looks, at each call of it (Tang et al. 2022, eq. 4-6).
+
+    Args:
+        model: Its cross-attentions are watched.
+
+    Yields:
+        A list that grows by one entry a call, (B, N, H, W): how much each pixel looks at each word,
+        the mean over heads and layers, coarse ones enlarged. Each pixel's shares add up to 1.
+
+    Raises:
+        ValueError: If model has no cross-attention.
+
+    >>> tokenizer = Tokenizer(["a", "coat", "red"], n_tokens=6)
+    >>> model = TextUNet(len(tokenizer), channels=(8, 16), n_tokens=6)
+    >>> with torch.no_grad(), watch_attention(model) as seen:
+    ...     _ = model(torch.zeros(1, 3, 32, 32), torch.tensor([9]), tokenizer(["a red coat"]))
+    >>> len(seen), seen[0].shape
+    (1, torch.Size([1, 6, 32, 32]))
+    """
+    seen: list[Tensor] = []
+    layers: list[Tensor] = []
+
+    def look(attention: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        assert isinstance(attention, Attention)
+        weights = attention_weights(attention, *args).mean(1).mT  # (B, L, N) -> (B, N, L)
+        layers.append(weights.reshape(*weights.shape[:2], *args[0].shape[2:]))  # (B, N, h, w)
+
+    def end(model: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        size = args[0].shape[2:]  # of x_t
+        maps = [F.interpolate(layer, size, mode="bilinear") for layer in layers]
+        seen.append(torch.stack(maps).mean(0))  # (B, N, H, W)
+        layers.clear()
+
+    handles = [
+        module.register_forward_hook(look)
+        for module in model.modules()
+        if isinstance(module, Attention) and module.context_dim is not None
+    ]
+    if not handles:
+        raise ValueError("model must have cross-attention, got one without")
+    handles.append(model.register_forward_hook(end))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

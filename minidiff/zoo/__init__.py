@@ -11,7 +11,7 @@ from minidiff.zoo.checkpoints import (
     save_weights,
     train_recipe,
 )
-from minidiff.zoo.judges import Judge, judge_images
+from minidiff.zoo.judges import Judge, judge_images, judge_pictures
 from minidiff.zoo.recipes import (
     RECIPES,
     CaptionRecipe,
@@ -20,7 +20,7 @@ from minidiff.zoo.recipes import (
     JudgeRecipe,
     Recipe,
 )
-from minidiff.zoo.sampling import sample
+from minidiff.zoo.sampling import sample, sample_captions
 
 __all__ = [
     "BOUNDS",
@@ -34,11 +34,13 @@ __all__ = [
     "Pretrained",
     "Recipe",
     "judge_images",
+    "judge_pictures",
     "load",
     "nearest_distances",
     "note_quality",
     "recipe_hash",
     "sample",
+    "sample_captions",
     "save_weights",
     "train_recipe",
 ]

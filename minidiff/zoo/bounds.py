@@ -34,6 +34,22 @@ BOUNDS = MappingProxyType(
         "improved_bits_z": 3.0,
         # its Frechet distance at 50 calls, relative to that with beta, three seeds, at most.
         "improved_frechet_ratio": 1.0,
+        # Captioned fashion, real composites of test images: share whose kind the judge recognises
+        # from the pixels, at least.
+        "captioned_real_kind": 0.85,
+        # `captioned`, three seeds, 1,000 captions of pairs (kind, colour) seen in training: share
+        # whose kind and whose garment's colour are as asked, relative to real composites, at least;
+        "captioned_kind": 0.95,
+        "captioned_colour": 0.97,
+        # 500 captions of pairs never shown, likewise.
+        "captioned_unseen_kind": 0.85,
+        "captioned_unseen_colour": 0.92,
+        # Two wordings of one scene, from the same noise: share of pairs in which kind and both
+        # colours are read alike, at least (independent pictures: about 0.9 squared);
+        "captioned_paraphrase": 0.85,
+        # colours of garment and ground exchanged in the caption: share of pairs in which they
+        # change places in the picture, relative to real composites, at least.
+        "captioned_swap": 0.9,
         # Digits trained live in chapter 03: share recognised as the digit asked for, at least;
         "digits_agreement": 0.85,
         # seconds that the training takes on two idle cores, at most.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minidiff.data import read_pictures
 from minidiff.training import autocast
 
 
@@ -93,3 +94,26 @@ def judge_images(judge: Judge, x: Tensor, batch_size: int = 500) -> tuple[Tensor
         classes.append(judge.head(feature).argmax(1).cpu())
         features.append(feature.double().cpu())
     return torch.cat(classes), torch.cat(features)
+
+
+def judge_pictures(judge: Judge, pictures: Tensor, scenes: Tensor) -> Tensor:
+    """Look at captioned fashion: which kind, which colour, on which ground?
+
+    Colours are read from pixels, the kind by the judge from the photograph that the pixels hold,
+    see `read_pictures`. A garment that is not where the scene says is not recognised.
+
+    Args:
+        judge: The frozen judge of grey photographs.
+        pictures: (N, 3, 32, 32), uint8 or in [-1, 1].
+        scenes: What was asked for, (N, 5) int64; only size and place are looked at.
+
+    Returns:
+        (N, 3) int64, to be compared with scenes[:, :3].
+
+    >>> pictures = torch.zeros(2, 3, 32, 32)
+    >>> judge_pictures(Judge().eval(), pictures, torch.zeros(2, 5, dtype=torch.int64)).shape
+    torch.Size([2, 3])
+    """
+    reading = read_pictures(pictures, scenes)
+    kinds, _ = judge_images(judge, reading.photographs)
+    return torch.stack([kinds, reading.colours.cpu(), reading.grounds.cpu()], dim=1)
