@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from minidiff import ddim, ddpm, evaluation, forward, guidance, improved, training, unet
+from minidiff import ddim, ddpm, evaluation, forward, guidance, improved, text, training, unet
 
 
 def generator() -> torch.Generator:
@@ -201,6 +201,30 @@ CALLS |= {
     ),
 }
 
+TOKENIZER = text.Tokenizer(["a", "coat", "red"], 6)
+CAPTIONS = TOKENIZER(["a red coat", "", "coat", "a coat"])
+READER = randomised(
+    text.TextUNet(len(TOKENIZER), 1, 1, (8, 16), text_levels=(1,), text_dim=8, n_tokens=6)
+)
+BLOCK = randomised(text.TextBlock(8))
+
+
+def watched() -> list[Tensor]:
+    with text.watch_attention(READER) as seen:
+        READER(X, T, CAPTIONS)
+    return seen
+
+
+CALLS |= {
+    "Tokenizer": lambda _: list(text.Tokenizer(["a", "coat"], 6)(["a coat", ""]).values()),
+    "TextBlock": lambda _: BLOCK(H[..., 0].mT, CAPTIONS["tokens_mask"][:, :5]),
+    "TextEncoder": lambda _: READER.text(**CAPTIONS),
+    "TextUNet": lambda _: READER(X, T, CAPTIONS),
+    "NoAttention": lambda _: text.NoAttention()(X, X, T),
+    "attention_weights": lambda _: text.attention_weights(CROSS, H, WORDS, MASK),
+    "watch_attention": lambda _: watched(),
+}
+
 
 def leaves(result: Any) -> Iterator[Any]:
     """Every tensor and number in a result."""
@@ -239,7 +263,7 @@ def test_the_default_device_changes_nothing(name, tmp_path):
 def test_no_public_function_is_left_out():
     public = {
         name
-        for module in (forward, unet, training, ddpm, evaluation, improved, ddim, guidance)
+        for module in (forward, unet, training, ddpm, evaluation, improved, ddim, guidance, text)
         for name, value in vars(module).items()
         if (inspect.isfunction(value) or inspect.isclass(value))
         and value.__module__ == module.__name__
