@@ -385,6 +385,7 @@ READS = {
     "guidance_explorer": lambda v: (
         rf"s = {v['guidance scale']}, {re.escape(v['class'])}, noise {v['new noise']}: two of the "
     ),
+    "caption_explorer": lambda v: rf"{re.escape(v['caption'])}, noise {v['noise']}: the word ",
 }
 
 # --- the tests ----------------------------------------------------------------------------------

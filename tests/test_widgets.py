@@ -1,6 +1,7 @@
 """Every interactive: its sentence and picture follow the controls; a picture is always there."""
 
 import base64
+import contextlib
 import copy
 
 import pytest
@@ -16,10 +17,12 @@ from minidiff.evaluation import (
     precision_recall,
 )
 from minidiff.forward import cosine_schedule, forward_diffusion, noise_like
+from minidiff.lab import widgets
 from minidiff.lab.preview import preview
 from minidiff.lab.widgets import (
     Explorer,
     _likeness,
+    caption_explorer,
     evaluation_explorer,
     feature_map_explorer,
     few_steps_explorer,
@@ -31,6 +34,7 @@ from minidiff.lab.widgets import (
     trajectory_explorer,
     variance_explorer,
 )
+from minidiff.text import TextUNet, Tokenizer
 from minidiff.training import training_target
 from minidiff.unet import UNet
 
@@ -557,3 +561,93 @@ def test_guidance_explorer_refuses_what_cannot_be_compared():
         guidance_explorer(OneOfTwo(), cosine_schedule(), "x_0", ["bag"], scales=(0, 2))
     with pytest.raises(ValueError, match="n_images must be at least 2, got 1"):
         guidance_explorer(OneOfTwo(), cosine_schedule(), "x_0", ["bag"], n_images=1)
+
+
+# --- chapter 10 ---
+
+
+@pytest.fixture(scope="module")
+def reader() -> tuple[TextUNet, Tokenizer]:
+    tokenizer = Tokenizer(["a", "coat", "red", "bag"], 6)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = TextUNet(len(tokenizer), 3, 3, (8, 8), text_levels=(0, 1), text_dim=8, n_tokens=6)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model, tokenizer
+
+
+def captions_of(reader, captions=("a red coat", "a bag"), **options) -> Explorer:
+    model, tokenizer = reader
+    options = {"n_noises": 3, "n_steps": 2} | options
+    return caption_explorer(
+        model, cosine_schedule(), "v", tokenizer, captions, (3, 9, 9), **options
+    )
+
+
+def test_caption_explorer_follows_all_controls(reader):
+    explorer = captions_of(reader)
+    seen = {explorer.png}
+    assert explorer.sentence.startswith("a red coat, noise 0: the word looked at more than on ")
+    for name, value in (("caption", "a bag"), ("noise", 2)):
+        explorer.controls[name].value = value
+        assert explorer.png not in seen
+        assert is_static_png(explorer)
+        seen.add(explorer.png)
+    assert explorer.sentence.startswith("a bag, noise 2: ")
+
+
+def test_caption_explorer_draws_what_is_typed_and_once(reader, monkeypatch):
+    explorer = captions_of(reader)
+    calls, forward = [], reader[0].forward
+    monkeypatch.setattr(reader[0], "forward", lambda *args: calls.append(1) or forward(*args))
+    explorer.typed.value = "  red  bag "
+    assert explorer.controls["caption"].value == "red bag"
+    assert list(explorer.controls["caption"].options) == ["a red coat", "a bag", "red bag"]
+    assert explorer.sentence.startswith("red bag, noise 0: ")
+    assert explorer.answer.value == ""
+    assert len(calls) == 2  # one a step
+    for caption in ("a bag", "red bag"):
+        explorer.typed.value = caption
+        assert explorer.controls["caption"].value == caption
+    assert len(calls) == 2
+    assert len(explorer.controls["caption"].options) == 3
+
+
+def test_caption_explorer_names_words_it_never_learned_and_captions_too_long(reader):
+    explorer = captions_of(reader)
+    explorer.typed.value = "a zebra coat"
+    assert explorer.answer.value == "Words it never learned: zebra."
+    assert explorer.controls["caption"].value == "a zebra coat"
+    explorer.typed.value = "a red red red red coat"
+    assert "a caption must have at most 5 words, got 6" in explorer.answer.value
+    assert explorer.controls["caption"].value == "a zebra coat"
+    explorer.typed.value = "a bag"
+    assert explorer.answer.value == ""
+
+
+def test_caption_explorer_says_where_words_are_looked_at(reader, monkeypatch):
+    """A model that looks at "red" in the middle and at "coat" in the corners."""
+    middle = torch.zeros(9, 9)
+    middle[3:6, 3:6] = 0.5
+
+    @contextlib.contextmanager
+    def watched(model):
+        flat = torch.full((9, 9), 0.1)
+        maps = torch.stack([flat, flat, flat + middle, 0.6 - middle, 0 * flat, 0 * flat])
+        yield [maps.expand(12, -1, -1, -1), maps.expand(12, -1, -1, -1)]
+
+    monkeypatch.setattr(widgets, "watch_attention", watched)
+    explorer = captions_of(reader)
+    red, coat = 0.6 / (0.1 + 0.5 / 9), 0.6 / (0.6 - 0.5 / 9)
+    assert explorer.sentence.endswith(
+        f"the middle of the picture, 'red' ({red:.1f} times), in its corners 'coat' "
+        f"({coat:.1f} times)."
+    )
+
+
+def test_caption_explorer_refuses_captions_too_long_and_models_without_attention(reader):
+    with pytest.raises(ValueError, match="a caption must have at most 5 words, got 7"):
+        captions_of(reader, ["a " * 7])
+    with pytest.raises(ValueError, match="model must have cross-attention"):
+        captions_of((UNet(3, 3, (8,)), reader[1]))

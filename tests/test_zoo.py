@@ -13,15 +13,18 @@ import torch
 from torch import Tensor
 
 from minidiff import training
-from minidiff.data import DataNotFound, load_fashion
-from minidiff.ddpm import sample_ddpm
+from minidiff.data import Captioned, DataNotFound, describe, draw_scenes, load_fashion, paint
+from minidiff.ddim import sample_dpm_solver
+from minidiff.ddpm import Denoiser, sample_ddpm
 from minidiff.evaluation import frechet_distance
+from minidiff.guidance import guided
 from minidiff.improved import hybrid_loss, learned_variance
 from minidiff.training import load_tensors, save_tensors, train_step
 from minidiff.zoo import (
     BOUNDS,
     RECIPES,
     WEIGHTS,
+    CaptionRecipe,
     DiffusionRecipe,
     HybridRecipe,
     Judge,
@@ -33,6 +36,7 @@ from minidiff.zoo import (
     recipe_hash,
     recipes,
     sample,
+    sample_captions,
     save_weights,
     train_recipe,
 )
@@ -198,7 +202,7 @@ def test_the_weights_of_another_model_are_refused(file: Path) -> None:
 
 
 def test_unknown_names_and_missing_files_are_refused(tmp_path: Path) -> None:
-    message = "name must be one of fashion, fashion-improved, judge, got 'nothing'"
+    message = "name must be one of captioned, fashion, fashion-improved, judge, got 'nothing'"
     with pytest.raises(ValueError, match=message):
         load("nothing")
     with pytest.raises(ValueError, match=message):
@@ -225,6 +229,19 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     hybrid = replace(hybrid, n_steps=3, batch_size=4, channels=(8, 16), attention_levels=(1,))
     monkeypatch.setitem(RECIPES, "fashion-improved", hybrid)
     monkeypatch.setitem(RECIPES, "judge", replace(classifier, n_steps=3, batch_size=4))
+    reader = RECIPES["captioned"]
+    assert isinstance(reader, CaptionRecipe)
+    small_reader = replace(
+        reader, n_steps=3, batch_size=4, channels=(8, 16), text_levels=(), text_dim=8
+    )
+    monkeypatch.setitem(RECIPES, "captioned", small_reader)
+    scenes = draw_scenes(torch.arange(300) % 10, seeded())
+    captioned = Captioned(
+        paint(normal(300, 1, 28, 28).float().clamp(-1, 1), scenes),
+        scenes,
+        describe(scenes, seeded()),
+    )
+    monkeypatch.setattr(recipes, "load_captioned", lambda split: captioned)
     data = normal(300, 1, 28, 28).float().clamp(-1, 1), torch.arange(300) % 10
     monkeypatch.setattr(recipes, "load_fashion", lambda split: data)
     minutes = itertools.count(step=100.0)
@@ -360,6 +377,66 @@ def test_a_model_that_learned_its_variance_is_sampled_with_it() -> None:
         )
     assert torch.equal(images, by_hand)
     assert not torch.equal(images, fixed)
+
+
+# --- captions ---
+
+
+@pytest.fixture
+def reader() -> Pretrained:
+    """A small model that reads captions, with random weights."""
+    recipe = RECIPES["captioned"]
+    assert isinstance(recipe, CaptionRecipe)
+    recipe = replace(recipe, channels=(4, 8), text_levels=(1,), text_dim=8)
+    model = recipe.model().eval().requires_grad_(False)
+    for i, parameter in enumerate(model.parameters()):
+        parameter += 0.1 * normal(*parameter.shape, seed=i)
+    return Pretrained(model, recipe, {})
+
+
+def test_captions_are_drawn_as_they_are_by_hand(reader: Pretrained) -> None:
+    captions = ["a red coat on a blue background", "bag", ""]
+    x = sample_captions(reader, captions, 2, 2.0, generator=seeded(1), batch_size=2)
+    assert x.shape == (3, 3, 32, 32)
+    assert x.abs().max() <= 1
+    assert isinstance(reader.recipe, CaptionRecipe)
+    tokenizer = reader.recipe.tokenizer()
+    null = {name: values[0] for name, values in tokenizer([""]).items()}
+    x_T = torch.randn(3, 3, 32, 32, generator=seeded(1))
+    for part in (slice(0, 2), slice(2, 3)):
+        strong = guided(reader.model, tokenizer(captions[part]), null, 2.0)
+        denoise = Denoiser(strong, reader.schedule, "v")
+        with training.autocast(torch.device("cpu")):
+            expected = sample_dpm_solver(denoise, x_T[part].shape, 2, x_T=x_T[part])
+        assert torch.equal(x[part], expected)
+    again = sample_captions(reader, captions, 2, 2.0, x_T=x_T, batch_size=2)
+    assert torch.equal(again, x)
+
+
+def test_labels_and_captions_are_not_taken_for_each_other(
+    reader: Pretrained, untrained: Pretrained
+) -> None:
+    with pytest.raises(ValueError, match="'captioned' wants captions, not labels"):
+        sample(reader, torch.tensor([0]))
+    with pytest.raises(ValueError, match="'fashion' reads no captions"):
+        sample_captions(untrained, ["a red coat"])
+    with pytest.raises(ValueError, match="a caption must have at most 19 words, got 20"):
+        sample_captions(reader, ["a " * 20])
+
+
+def test_bytes_train_as_numbers_do(reader: Pretrained) -> None:
+    scenes = draw_scenes(torch.arange(4), seeded())
+    pictures = paint(normal(4, 1, 28, 28).float().clamp(-1, 1), scenes)
+    assert isinstance(reader.recipe, CaptionRecipe)
+    context = reader.recipe.tokenizer()(describe(scenes, seeded()))
+    t, schedule = torch.tensor([0, 100, 500, 999]), reader.schedule
+    args = (t, schedule, context, None)
+    by_bytes = reader.recipe.loss(
+        reader.model, pictures, *args, generator=seeded(), prediction_type="v"
+    )
+    clean = pictures.float() / 127.5 - 1
+    plain = train_step(reader.model, clean, *args, generator=seeded(), prediction_type="v")
+    assert abs(by_bytes - plain) < 1e-5
 
 
 # --- the judge's training -------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import ipywidgets
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
@@ -40,6 +40,7 @@ from minidiff.forward import (
 from minidiff.guidance import guided
 from minidiff.improved import learned_log_variance
 from minidiff.lab.show import COLORS, draw_images, figure, png, quick_png
+from minidiff.text import Tokenizer, watch_attention
 from minidiff.training import PredictionType, autocast, training_target
 from minidiff.unet import UNet
 
@@ -87,6 +88,8 @@ class Explorer:
         script = {"output_type": "display_data", "metadata": {}}
         script["data"] = {"application/javascript": ACCESS}
         access = ipywidgets.Output(outputs=(script,))
+        self.typed: ipywidgets.Text | None = None  # where one may type, if anywhere
+        self.answer: ipywidgets.HTML | None = None  # what is said to what was typed
         self.box = ipywidgets.VBox([*self.controls.values(), self.picture, self.text, access])
         self._places: list[Any] = []  # of the first figure's axes and title
         self._frame = lru_cache(maxsize=256)(self._render)
@@ -870,3 +873,133 @@ def guidance_explorer(
         "noise": ipywidgets.IntSlider(value=0, min=0, max=9, description="new noise"),
     }  # fmt: skip
     return Explorer(draw, controls)
+
+
+def caption_explorer(
+    model: nn.Module,
+    schedule: NoiseSchedule,
+    prediction_type: PredictionType,
+    tokenizer: Tokenizer,
+    captions: Sequence[str],
+    shape: Sequence[int] = (3, 32, 32),
+    n_noises: int = 5,
+    n_steps: int = 10,
+    guidance_scale: float = 3.0,
+    device: torch.device | str = "cpu",
+) -> Explorer:
+    """Type a caption; see the picture, and where each of its words is looked at (chapter 10).
+
+    The given captions are drawn when the explorer is made, a typed one when Enter is pressed: it
+    then is one of those to choose from. Beside the picture stands a copy for each word, bright
+    where the word is looked at more than elsewhere: the mean over heads, layers and steps.
+
+    Args:
+        model: Keeps the contract model(x_t, t, context), with cross-attention.
+        schedule: The schedule it was trained with.
+        prediction_type: What it was trained to predict: "eps", "x_0" or "v".
+        tokenizer: Which it was trained with.
+        captions: To begin with.
+        shape: Of one picture, (C, H, W), C = 1 or 3.
+        n_noises: How many starts there are.
+        n_steps: Calls of the model, by DPM-Solver++.
+        guidance_scale: 1 is off.
+        device: Where the model is.
+
+    Raises:
+        ValueError: If a caption is too long, or the model has no cross-attention.
+
+    >>> tokenizer = Tokenizer(["a", "coat", "red"])
+    >>> model = TextUNet(len(tokenizer), 1, 1, channels=(8,), text_levels=(0,))
+    >>> explorer = caption_explorer(
+    ...     model, cosine_schedule(), "v", tokenizer, ["a red coat"], (1, 8, 8), n_steps=2
+    ... )
+    >>> explorer.sentence.split(": ")[0]
+    'a red coat, noise 0'
+    """
+    null = {name: values[0].to(device) for name, values in tokenizer([""]).items()}
+    generator = torch.Generator().manual_seed(0)
+    x_T = noise_like(torch.empty(n_noises, *shape, device="cpu"), generator)
+    drawn: dict[str, tuple[Tensor, Tensor]] = {}  # pictures (n, C, H, W), maps (n, N, H, W)
+
+    @torch.no_grad()
+    def fill(several: Sequence[str]) -> None:
+        """Draw what all noises lead to for some captions."""
+        context = tokenizer([caption for caption in several for _ in range(n_noises)])
+        context = {name: values.to(device) for name, values in context.items()}
+        noise = x_T.repeat(len(several), 1, 1, 1).to(device)  # the same for each caption
+        strong = guided(model, context, null, guidance_scale)
+        with autocast(noise.device), watch_attention(model) as seen:
+            denoise = Denoiser(strong, schedule, prediction_type)
+            x = sample_dpm_solver(denoise, noise.shape, n_steps, x_T=noise)
+        maps = torch.stack([maps[: len(x)] for maps in seen]).mean(0)  # the conditional half
+        parts = zip(x.float().cpu().split(n_noises), maps.cpu().split(n_noises), strict=True)
+        drawn.update(zip(several, parts, strict=True))
+
+    def draw(caption: str, noise: int) -> tuple[Figure, str]:
+        x, maps = (values[noise] for values in drawn[caption])  # (C, H, W), (N, H, W)
+        words = ["(start)", *tokenizer.split(caption)]
+        words = [w if w in tokenizer.words or not i else f"{w}?" for i, w in enumerate(words)]
+        share = maps[: len(words)]  # (n_words, H, W)
+        relative = share / share.mean(dim=(1, 2), keepdim=True)
+        low, high = relative.amin((1, 2), keepdim=True), relative.amax((1, 2), keepdim=True)
+        light = (relative - low) / (high - low).clamp(min=1e-6)  # each from 0 to 1
+        copies = (x + 1) * (0.1 + 0.9 * light[:, None]) - 1  # (n_words, C, H, W)
+        n_columns, n_places = 5, 5 * -(-tokenizer.n_tokens // 5)
+        blank = copies.new_ones(n_places - len(words), *x.shape)
+        fig, (left, right) = figure(
+            "Where is each word looked at?", 1, 2, size=(8.0, 4.6), width_ratios=(1, 1.45)
+        )
+        draw_images(left, x[None], n_columns=1)
+        height, width = x.shape[1] + 12, x.shape[2]  # room for the word above each copy
+        padded = F.pad(torch.cat([copies, blank]), (0, 0, 12, 0), value=1.0)
+        draw_images(right, padded, n_columns=n_columns)
+        for i, word in enumerate(words):
+            row, column = divmod(i, n_columns)
+            at = (column * (width + 1) + 1 + width / 2, row * (height + 1) + 9)
+            right.text(*at, word, ha="center", va="center", fontsize=8)
+        h, w = x.shape[1] // 3, x.shape[2] // 3
+        middle = relative[1:, h : 2 * h, w : 2 * w].mean((1, 2))  # of each word but the start
+        corners = relative[1:, [0, 0, -1, -1], [0, -1, 0, -1]].mean(1)
+        if len(words) == 1:
+            return fig, f"(empty), noise {noise}: there is no word to look at."
+        said = [
+            f"{words[1 + int(where.argmax())]!r} ({where.max():.1f} times)"
+            for where in (middle, corners)
+        ]
+        return fig, (
+            f"{caption}, noise {noise}: the word looked at more than on average is, in the middle "
+            f"of the picture, {said[0]}, in its corners {said[1]}."
+        )
+
+    fill(captions)
+    controls = {
+        "caption": ipywidgets.Dropdown(options=list(captions), description="caption"),
+        "noise": ipywidgets.IntSlider(value=0, min=0, max=n_noises - 1, description="noise"),
+    }
+    explorer = Explorer(draw, controls)
+    controls["caption"].layout.width = "48em"
+    typed = ipywidgets.Text(
+        placeholder="type a caption and press Enter", description="your caption",
+        continuous_update=False, style={"description_width": "9em"}, layout={"width": "48em"},
+    )  # fmt: skip
+    answer = ipywidgets.HTML()
+
+    def read(change: Any) -> None:
+        """Draw what was typed, and say which words are unknown."""
+        caption = " ".join(typed.value.split())
+        try:
+            if caption and caption not in drawn:
+                fill([caption])
+                controls["caption"].options = [*controls["caption"].options, caption]
+        except ValueError as error:
+            answer.value = html.escape(str(error))
+            return
+        unknown = [word for word in tokenizer.split(caption) if word not in tokenizer.words]
+        answer.value = html.escape(f"Words it never learned: {', '.join(unknown)}." * bool(unknown))
+        if caption:
+            controls["caption"].value = caption
+
+    typed.observe(read, names="value")
+    explorer.box.children = (typed, answer, *explorer.box.children)
+    explorer.typed, explorer.answer = typed, answer
+    return explorer
