@@ -23,12 +23,12 @@ COLOURS = ("black", "white", "red", "green", "blue", "yellow", "purple", "orange
 RGB = (
     (20, 20, 20),
     (240, 240, 240),
-    (210, 30, 40),
+    (200, 20, 40),
     (30, 150, 60),
     (40, 80, 220),
     (245, 225, 50),
     (140, 50, 170),
-    (245, 135, 25),
+    (240, 115, 20),
 )
 KINDS = (  # in the order of FASHION_CLASSES, with the words that stand for each
     ("t-shirt", "tee"),
@@ -215,7 +215,7 @@ def paint(photographs: Tensor, scenes: Tensor) -> Tensor:
     >>> white = torch.ones(1, 1, 28, 28)
     >>> picture = paint(white, torch.tensor([[0, 2, 4, 0, 0]]))  # a large red square on blue
     >>> picture[0, :, 16, 16].tolist(), picture[0, :, 0, 0].tolist()
-    ([210, 30, 40], [40, 80, 220])
+    ([200, 20, 40], [40, 80, 220])
     """
     grey = photographs.add(1).div(2)  # (N, 1, 28, 28) in [0, 1]
     share = torch.zeros(len(grey), 1, CANVAS, CANVAS, device=grey.device)
