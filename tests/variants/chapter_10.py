@@ -194,7 +194,7 @@ def maps_pixel_by_pixel(layers, size):
 def maps_with_kron(layers, size):
     def one(weights):
         side = round(weights.shape[2] ** 0.5)
-        grid = weights.mean(1).mT.unflatten(2, (side, side))
+        grid = weights.mean(1).mT.unflatten(2, (side, side)).contiguous()
         return torch.kron(grid, torch.ones(size // side, size // side, dtype=grid.dtype))
 
     return torch.stack([one(weights) for weights in layers], dim=-1).mean(-1)
