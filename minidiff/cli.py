@@ -110,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--label", type=int, help="one class alone, 0 to 9 (default: all of them in turn)"
     )
+    sample.add_argument("--caption", help="what to draw, for a model that reads captions")
     sample.add_argument(
         "--seed", type=int, default=0, help="another seed, other images (default: 0)"
     )
@@ -261,7 +262,7 @@ def _sample(options: argparse.Namespace) -> int:
     from torchvision.utils import save_image
 
     from minidiff.data import FASHION_CLASSES
-    from minidiff.zoo import load, sample
+    from minidiff.zoo import load, sample, sample_captions
 
     out: Path = options.out
     if not out.absolute().parent.is_dir():
@@ -277,9 +278,14 @@ def _sample(options: argparse.Namespace) -> int:
     if options.label is not None:
         labels = torch.full_like(labels, options.label)
     generator = torch.Generator().manual_seed(options.seed)
-    x = sample(pretrained, labels, options.steps, generator)  # (n, C, H, W)
+    if options.caption is None:
+        x = sample(pretrained, labels, options.steps, generator)  # (n, C, H, W)
+    else:
+        captions = [options.caption] * options.n
+        x = sample_captions(pretrained, captions, options.steps, generator=generator)
     big = x.cpu().repeat_interleave(PIXEL_SIZE, dim=2).repeat_interleave(PIXEL_SIZE, dim=3)
-    n_columns = n_classes if options.label is None else round(options.n**0.5)
+    in_turn = options.label is None and options.caption is None
+    n_columns = n_classes if in_turn else round(options.n**0.5)
     save_image(big, out, nrow=n_columns, normalize=True, value_range=(-1, 1))
     print(f"Wrote {out}: {options.n} images, seed {options.seed}.")
     return 0

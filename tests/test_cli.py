@@ -90,8 +90,13 @@ def test_a_line_that_is_no_command_ends_with_2(line: str, what: str, capsys):
 @pytest.mark.parametrize(
     ("line", "what"),
     [
-        ("sample fashoin", "name must be one of fashion, fashion-improved, judge, got 'fashoin'"),
+        (
+            "sample fashoin",
+            "name must be one of captioned, fashion, fashion-improved, judge, got 'fashoin'",
+        ),
         ("sample judge", "'judge' is no diffusion model"),
+        ("sample captioned", "'captioned' wants captions, not labels"),
+        ("sample fashion --caption coat", "'fashion' reads no captions"),
         ("sample fashion --label 12", "8 Bag, 9 Ankle boot, got 12"),
         ("sample fashion --steps 2000", "n_steps must lie in [1, 1000], got 2000"),
         ("sample fashion --device abacus", "device 'abacus' cannot be used on this machine"),
@@ -152,6 +157,17 @@ def test_the_seed_and_the_label_decide_the_picture(weights: Path, tmp_path: Path
     ]
     assert pictures[0] == pictures[1]
     assert pictures[0] != pictures[2]
+
+
+def test_sample_draws_what_the_caption_decides(weights: Path, tmp_path: Path):
+    pictures = []
+    for number, caption in enumerate(["a red coat", "a blue bag"]):
+        out = tmp_path / f"{number}.png"
+        options = ["--caption", caption, "--n", "4", "--steps", "2", "--out", str(out)]
+        assert main(["sample", "captioned", *options]) == 0
+        pictures.append(Image.open(out))
+    assert pictures[0].size == (2 * (32 * PIXEL_SIZE + 2) + 2,) * 2
+    assert pictures[0].tobytes() != pictures[1].tobytes()
 
 
 def test_sample_refuses_a_damaged_weight_file(weights: Path, capsys):
