@@ -76,6 +76,7 @@ def test_the_checks_were_tried_as_they_are():
         ("fashion", "README.md"),
         ("fashion", "minidiff/zoo/weights/fashion.md"),
         ("fashion-improved", "minidiff/zoo/weights/fashion-improved.md"),
+        ("captioned", "minidiff/zoo/weights/captioned.md"),
     ],
 )
 def test_the_figures_quoted_are_the_figures_measured(name, page):

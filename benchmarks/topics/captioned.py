@@ -9,7 +9,15 @@ from torch import Tensor
 
 from minidiff.data import describe, draw_scenes, load_fashion, paint
 from minidiff.data.captions import N_COMPLETE
-from minidiff.zoo import BOUNDS, judge_pictures, load, recipe_hash, sample_captions
+from minidiff.zoo import (
+    BOUNDS,
+    WEIGHTS,
+    judge_pictures,
+    load,
+    note_quality,
+    recipe_hash,
+    sample_captions,
+)
 from topics.common import SEEDS, Bounded, share, table
 
 N_CALLS = 20
@@ -76,6 +84,14 @@ def measure(device: torch.device) -> dict[str, Any]:
         curve.append({"guidance_scale": scale, **point})
         print(curve[-1], flush=True)
 
+    worst = {
+        f"{name}_{what}_relative": min(run[name][what]["relative"] for run in runs)
+        for name in ("seen", "unseen")
+        for what in WORDS
+    }
+    worst["paraphrase"] = min(run["paraphrase"]["value"] for run in runs)
+    worst["swap_relative"] = min(run["swap"]["relative"] for run in runs)
+    note_quality(WEIGHTS / "captioned.safetensors", worst)
     return {
         "recipe_hash": recipe_hash(captioned.recipe),
         "n_seen": N_SEEN,
@@ -170,17 +186,14 @@ def page(result: dict[str, Any]) -> str:
                 f"{own:.3f}" if own else "",
             )
         )
-    scales = table(
-        ("guidance scale", *WORDS, "all three"),
-        [
-            (f"{p['guidance_scale']:g}", *(f"{p[w]['value']:.3f}" for w in (*WORDS, "all")))
-            for p in result["curve"]
-        ],
+    curve = ", ".join(
+        f"{point['all']['value']:.3f} at {point['guidance_scale']:g}" for point in result["curve"]
     )
     return (
         f"## captioned\n\n{result['n_seen']:,} captions of pairs (kind, colour) seen in training, "
         f"{result['n_unseen']:,} of pairs never shown,\n{result['n_pairs']} pairs of captions; "
         f"{result['n_calls']} calls of DPM-Solver++ at scale {result['guidance_scale']:g}. The "
         f"kind is judged from the photograph\nthat the pixels hold at the place that was asked "
-        f"for, colours are read from pixels:\n\n{table(head, rows)}\n\n{scales}\n"
+        f"for, colours are read from pixels:\n\n{table(head, rows)}\n\n"
+        f"All three are as asked, by guidance scale (another seed, {N_CURVE} captions): {curve}.\n"
     )
