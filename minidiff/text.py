@@ -1,8 +1,8 @@
 """Chapter 10: text to image. A caption is read by a transformer, and each place looks at its words.
 
 Vaswani et al. 2017 (arXiv:1706.03762) for the encoder; Rombach et al. 2022 (arXiv:2112.10752,
-section 3.3) for cross-attention in a UNet; Tang et al. 2022 (arXiv:2210.04885) for what the
-attention shows.
+section 3.3) for cross-attention in a UNet; Nichol et al. 2021 (arXiv:2112.10741, section 4.1) for
+the caption as a whole beside it; Tang et al. 2022 (arXiv:2210.04885) for what the attention shows.
 
 A caption is a context like any other, {"tokens": (B, N), "tokens_mask": (B, N)}. Training, guidance
 and samplers are those of the chapters before.
@@ -168,8 +168,9 @@ class TextEncoder(nn.Module):
 class TextUNet(UNet):
     """The UNet of chapter 02 with cross-attention to a caption that it reads itself.
 
-    After each block whose output is coarse every place of the picture looks at the words
-    (Rombach et al. 2022, section 3.3). No other way leads from the caption to the picture.
+    The caption enters in two ways. As a whole: the start token, which has looked at all words, is
+    added to the embedding of time, as a label was (Nichol et al. 2021, section 4.1). And word by
+    word: after each coarse block every place looks at the words (Rombach et al. 2022, section 3.3).
 
     Args:
         n_words: Size of the vocabulary.
@@ -204,6 +205,7 @@ class TextUNet(UNet):
     ) -> None:
         super().__init__(in_channels, out_channels, channels, n_blocks, attention_levels=())
         self.text = TextEncoder(n_words, text_dim, n_tokens)
+        self.whole = nn.Linear(text_dim, 4 * channels[0])
         levels = range(len(channels))
         self.look_down, self.look_up = (
             nn.ModuleList(
@@ -236,7 +238,7 @@ class TextUNet(UNet):
         mask = context["tokens_mask"]
         words = self.text(context["tokens"], mask)  # (B, N, text_dim)
         time = get_timestep_embedding(t, self.embedding_dim).to(self.conv_in.weight.dtype)
-        time = self.time(time)  # (B, embedding_dim) -> (B, time_dim)
+        time = self.time(time) + self.whole(words[:, 0])  # (B, time_dim)
         h = self.conv_in(x_t)
         skips: list[list[Tensor]] = []
         for down, look in zip(self.downs, self.look_down, strict=True):

@@ -216,6 +216,9 @@ def test_without_its_words_it_is_the_unet_of_chapter_02():
         if isinstance(module, Attention) and module.context_dim is not None:
             nn.init.zeros_(module.out.weight)
             nn.init.zeros_(module.out.bias)
+    assert gap(silent(X_T, T, CONTEXT), plain(X_T, T)) > 1e-3  # the caption as a whole
+    nn.init.zeros_(silent.whole.weight)
+    nn.init.zeros_(silent.whole.bias)
     assert gap(silent(X_T, T, CONTEXT), plain(X_T, T)) < 1e-12
     assert gap(MODEL(X_T, T, CONTEXT), plain(X_T, T)) > 1e-3
 
