@@ -51,9 +51,16 @@ def main() -> int:
                 f"{'ok    ' if row.met else 'MISSED'} {row.name:24s} {row.value:8.4f} {row.sign} "
                 f"{BOUNDS[row.name]} ({row.who})"
             )
-    pages = [module_of(name).page(stored(name)) for name in measured()]
-    (RESULTS.parent / "RESULTS.md").write_text(HEAD + "\n".join(pages))
+    write_page()
     return int(missed)
+
+
+def write_page() -> None:
+    """Write RESULTS.md from everything that was measured."""
+    pages = [module_of(name).page(stored(name)) for name in measured()]
+    if (RESULTS / "peers.json").exists():
+        pages.append(import_module("peers").page(stored("peers")))
+    (RESULTS.parent / "RESULTS.md").write_text(HEAD + "\n".join(pages))
 
 
 def module_of(name: str) -> ModuleType:
