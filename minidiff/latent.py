@@ -125,12 +125,9 @@ class Autoencoder(nn.Module):
         self.decoder = nn.Sequential(first, _Residual(width), *up)
 
     def encode(self, x: Tensor) -> Posterior:
-        """Map images (B, in_channels, H, W), H and W multiples of the factor, to their posterior."""
-        if (
-            x.ndim != 4
-            or x.shape[1] != self.in_channels
-            or any(n % self.factor for n in x.shape[2:])
-        ):
+        """Map images (B, in_channels, H, W) to the posterior of their latents."""
+        fits = x.ndim == 4 and x.shape[1] == self.in_channels
+        if not fits or any(size % self.factor for size in x.shape[2:]):
             raise ValueError(
                 f"x must be (B, {self.in_channels}, H, W) with H and W multiples of {self.factor}, "
                 f"got {tuple(x.shape)}"
