@@ -1,0 +1,200 @@
+"""Diffusion in the latent space, beside diffusion in pixels: what it gives and what it costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minidiff import (
+    Denoiser,
+    autocast,
+    frechet_distance,
+    guided,
+    multiply_adds,
+    precision_recall,
+    sample_dpm_solver,
+)
+from minidiff.zoo import BOUNDS, WEIGHTS, Pretrained, judge_images, load, note_quality, recipe_hash
+from topics.common import N_SAMPLES, SEEDS, Bounded, draw, real, share, stored, table
+
+CALLS = (5, 10, 25, 50)  # those at which the pixel model was measured
+N_CALLS, SCALE = 20, 2.0  # held to the bounds
+N_IMAGES, N_RUNS = 64, 5
+
+
+def measure(device: torch.device) -> dict[str, Any]:
+    """One seed for the curve, three with guidance for the bounds, and the cost of equal quality."""
+    latent, pixel = load("fashion-latent", device), load("fashion", device)
+    judge, seen = load("judge", device).model, real(device)
+    labels = torch.arange(N_SAMPLES) % 10
+
+    def quality(n_calls: int, seed: int, scale: float = 1.0) -> dict[str, Any]:
+        def sampler(part: Tensor, generator: torch.Generator) -> Tensor:
+            return sample(latent, part, n_calls, generator, scale)
+
+        classes, features = judge_images(judge, draw(labels, sampler, seed, device))
+        precision, recall = precision_recall(seen.test[:N_SAMPLES], features)
+        result = {
+            "n_calls": n_calls,
+            "agreement": share(classes == labels),
+            "frechet": frechet_distance(features, seen.train),
+            "precision": precision,
+            "recall": recall,
+        }
+        print(seed, scale, result, flush=True)
+        return result
+
+    curve = {str(n): quality(n, 0) for n in CALLS}
+    runs = [{"seed": seed, **quality(N_CALLS, seed, SCALE)} for seed in SEEDS]
+    pixel_curve = {
+        n: {"n_calls": int(n), **point}
+        for n, point in stored("few-steps")["curve"]["dpm_solver"].items()
+    }
+    pairs = equal_quality(list(curve.values()), list(pixel_curve.values()))
+    worst = {"guided_agreement": min(run["agreement"]["value"] for run in runs)}
+    note_quality(WEIGHTS / "fashion-latent.safetensors", worst)
+    return {
+        "recipe_hash": recipe_hash(latent.recipe),
+        "n": N_SAMPLES,
+        "n_calls": N_CALLS,
+        "sampler": "dpm_solver",
+        "guidance_scale": SCALE,
+        "curve": curve,
+        "pixel_curve": pixel_curve,
+        "runs": runs,
+        "operations": operations(latent, pixel),
+        "equal_quality": [
+            pair
+            | {
+                name: {
+                    "seconds": seconds(pretrained, pair[f"{name}_calls"]),
+                    "peak_mib": peak_mib(pretrained.recipe.name, pair[f"{name}_calls"]),
+                }
+                for name, pretrained in (("latent", latent), ("pixel", pixel))
+            }
+            for pair in pairs
+        ],
+    }
+
+
+def sample(
+    pretrained: Pretrained,
+    labels: Tensor,
+    n_calls: int,
+    generator: torch.Generator,
+    scale: float = 1.0,
+) -> Tensor:
+    """Draw an image for each label; decode it if it is a latent."""
+    context, shape = {"labels": labels}, (len(labels), *pretrained.shape)
+    denoise = pretrained.denoiser(context)
+    if scale != 1.0:
+        strong = guided(pretrained.model, context, {"labels": torch.tensor(10)}, scale)
+        denoise = Denoiser(strong, denoise.schedule, denoise.prediction_type, None, denoise.clip)
+    x = sample_dpm_solver(denoise, shape, n_calls, generator=generator, device=labels.device)
+    return pretrained.to_images(x)
+
+
+def equal_quality(
+    latent: list[dict[str, Any]], pixel: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """For each number of calls in pixels, the fewest latent calls that are at least as good."""
+    pairs = []
+    for point in pixel:
+        as_good = [p["n_calls"] for p in latent if p["frechet"] <= point["frechet"]]
+        if as_good:
+            pairs.append({"pixel_calls": point["n_calls"], "latent_calls": min(as_good)})
+    return pairs
+
+
+def operations(latent: Pretrained, pixel: Pretrained) -> dict[str, float]:
+    """Multiply-adds of one model call for one image, and of what is decoded at the end."""
+    counts = {}
+    for name, pretrained in (("latent", latent), ("pixel", pixel)):
+        device = next(pretrained.model.parameters()).device
+        x_t, t = torch.zeros(1, *pretrained.shape, device=device), torch.zeros(1, device=device)
+        counts[name] = multiply_adds(pretrained.model, x_t, t.long())
+    assert latent.autoencoder is not None
+    z = torch.zeros(1, *latent.shape, device=device)
+    counts["decoder"] = multiply_adds(latent.autoencoder.decoder, z)
+    return counts | {"ratio": counts["pixel"] / counts["latent"]}
+
+
+def seconds(pretrained: Pretrained, n_calls: int) -> float:
+    """Median time for 64 images."""
+    device = next(pretrained.model.parameters()).device
+    labels, took = torch.arange(N_IMAGES, device=device) % 10, []
+    for seed in range(N_RUNS):
+        generator, begin = torch.Generator().manual_seed(seed), time.perf_counter()
+        with autocast(device):
+            sample(pretrained, labels, n_calls, generator).cpu()
+        took.append(time.perf_counter() - begin)
+    return round(median(took), 3)
+
+
+def peak_mib(name: str, n_calls: int) -> int:
+    """Resident memory that drawing 64 images adds at its peak, in a process of its own."""
+    code = (
+        "import resource, torch; from minidiff import autocast; from minidiff.zoo import load; "
+        "from topics.fashion_latent import N_IMAGES, sample; "
+        f"model = load({name!r}); labels = torch.arange(N_IMAGES) % 10; "
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; before = peak(); "
+        "context = autocast(torch.device('cpu')); context.__enter__(); "
+        f"sample(model, labels, {n_calls}, torch.Generator()); "
+        "print((peak() - before) // 1024)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=WEIGHTS.parent.parent.parent / "benchmarks",
+    )
+    return int(ran.stdout)
+
+
+def bounds(result: dict[str, Any]) -> list[Bounded]:
+    """Every figure that must meet a bound."""
+    rows = [
+        Bounded("latent_agreement", run["agreement"]["value"], ">=", f"seed {run['seed']}")
+        for run in result["runs"]
+    ]
+    ratio = result["operations"]["ratio"]
+    return [*rows, Bounded("latent_operations_ratio", ratio, ">=", "one call, one image")]
+
+
+def page(result: dict[str, Any]) -> str:
+    """Its part of RESULTS.md."""
+    rows = [
+        (name, *(f"{points[str(n)]['frechet']:.3f}" for n in CALLS))
+        for name, points in (("latents", result["curve"]), ("pixels", result["pixel_curve"]))
+    ]
+    curve = table(("calls of the model", *map(str, CALLS)), rows)
+    count = result["operations"]
+    costs = [
+        (
+            f"{pair[f'{name}_calls']} calls in {name}s",
+            f"{(pair[f'{name}_calls'] * count[name] + decoder * count['decoder']) / 1e6:,.0f}",
+            f"{pair[name]['seconds']:.2f}",
+            f"{pair[name]['peak_mib']}",
+        )
+        for pair in result["equal_quality"][-1:]
+        for name, decoder in (("latent", 1), ("pixel", 0))
+    ]
+    head = ("at equal quality", "million multiply-adds an image", "seconds for 64", "peak MiB")
+    runs = ", ".join(f"{run['agreement']['value']:.4f}" for run in result["runs"])
+    return (
+        f"## fashion-latent\n\nFrechet distance of {result['n']:,} samples to the training set, "
+        f"DPM-Solver++, no guidance:\n\n{curve}\n\n"
+        f"One call takes {count['latent'] / 1e6:.1f} million multiply-adds an image, in pixels "
+        f"{count['pixel'] / 1e6:.1f} million: {count['ratio']:.1f} times\nas many (bound: at least "
+        f"{BOUNDS['latent_operations_ratio']:g}). What as good a set of samples costs:\n\n"
+        f"{table(head, costs)}\n\n"
+        f"With guidance {result['guidance_scale']:g} and {result['n_calls']} calls, three seeds, "
+        f"the judge agrees with {runs}\n(bound: at least {BOUNDS['latent_agreement']}).\n"
+    )
