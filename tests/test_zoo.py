@@ -198,9 +198,7 @@ def test_the_weights_of_another_model_are_refused(file: Path) -> None:
 
 
 def test_unknown_names_and_missing_files_are_refused(tmp_path: Path) -> None:
-    message = (
-        f"name must be one of {', '.join(NAMES)}, got 'nothing'"
-    )
+    message = f"name must be one of {', '.join(NAMES)}, got 'nothing'"
     with pytest.raises(ValueError, match=message):
         load("nothing")
     with pytest.raises(ValueError, match=message):

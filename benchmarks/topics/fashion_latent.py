@@ -25,11 +25,12 @@ from topics.common import N_SAMPLES, SEEDS, Bounded, draw, real, share, stored, 
 
 CALLS = (5, 10, 25, 50)  # those at which the pixel model was measured
 N_CALLS, SCALE = 20, 2.0  # held to the bounds
+SCALES = (1.0, 1.5, 2.0, 3.0)  # of those at which the pixel model was measured
 N_IMAGES, N_RUNS = 64, 5
 
 
 def measure(device: torch.device) -> dict[str, Any]:
-    """One seed for the curve, three with guidance for the bounds, and the cost of equal quality."""
+    """One seed for the curves, three with guidance for the bounds, and the cost of equal quality."""
     latent, pixel = load("fashion-latent", device), load("fashion", device)
     judge, seen = load("judge", device).model, real(device)
     labels = torch.arange(N_SAMPLES) % 10
@@ -42,6 +43,7 @@ def measure(device: torch.device) -> dict[str, Any]:
         precision, recall = precision_recall(seen.test[:N_SAMPLES], features)
         result = {
             "n_calls": n_calls,
+            "guidance_scale": scale,
             "agreement": share(classes == labels),
             "frechet": frechet_distance(features, seen.train),
             "precision": precision,
@@ -51,13 +53,24 @@ def measure(device: torch.device) -> dict[str, Any]:
         return result
 
     curve = {str(n): quality(n, 0) for n in CALLS}
-    runs = [{"seed": seed, **quality(N_CALLS, seed, SCALE)} for seed in SEEDS]
-    pixel_curve = {
-        n: {"n_calls": int(n), **point}
-        for n, point in stored("few-steps")["curve"]["dpm_solver"].items()
+    scales = [quality(N_CALLS, 0, scale) for scale in SCALES]
+    first = next(point for point in scales if point["guidance_scale"] == SCALE)
+    runs = [
+        {"seed": seed, **(first if seed == 0 else quality(N_CALLS, seed, SCALE))} for seed in SEEDS
+    ]
+    in_pixels = stored("guidance")
+    assert (in_pixels["n_calls"], in_pixels["sampler"]) == (N_CALLS, "dpm_solver")
+    cost = {
+        name: {
+            "seconds": seconds(pretrained),
+            "peak_mib": peak_mib(pretrained.recipe.name),
+        }
+        for name, pretrained in (("latent", latent), ("pixel", pixel))
     }
-    pairs = equal_quality(list(curve.values()), list(pixel_curve.values()))
-    worst = {"guided_agreement": min(run["agreement"]["value"] for run in runs)}
+    worst = {
+        "guided_agreement": min(run["agreement"]["value"] for run in runs),
+        "guided_frechet": max(run["frechet"] for run in runs),
+    }
     note_quality(WEIGHTS / "fashion-latent.safetensors", worst)
     return {
         "recipe_hash": recipe_hash(latent.recipe),
@@ -66,20 +79,12 @@ def measure(device: torch.device) -> dict[str, Any]:
         "sampler": "dpm_solver",
         "guidance_scale": SCALE,
         "curve": curve,
-        "pixel_curve": pixel_curve,
+        "pixel_curve": stored("few-steps")["curve"]["dpm_solver"],
+        "scales": scales,
+        "pixel_scales": [p for p in in_pixels["curve"] if p["guidance_scale"] in SCALES],
         "runs": runs,
         "operations": operations(latent, pixel),
-        "equal_quality": [
-            pair
-            | {
-                name: {
-                    "seconds": seconds(pretrained, pair[f"{name}_calls"]),
-                    "peak_mib": peak_mib(pretrained.recipe.name, pair[f"{name}_calls"]),
-                }
-                for name, pretrained in (("latent", latent), ("pixel", pixel))
-            }
-            for pair in pairs
-        ],
+        "cost": cost | {"n_images": N_IMAGES, "n_calls": N_CALLS, "guidance_scale": SCALE},
     }
 
 
@@ -100,18 +105,6 @@ def sample(
     return pretrained.to_images(x)
 
 
-def equal_quality(
-    latent: list[dict[str, Any]], pixel: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """For each number of calls in pixels, the fewest latent calls that are at least as good."""
-    pairs = []
-    for point in pixel:
-        as_good = [p["n_calls"] for p in latent if p["frechet"] <= point["frechet"]]
-        if as_good:
-            pairs.append({"pixel_calls": point["n_calls"], "latent_calls": min(as_good)})
-    return pairs
-
-
 def operations(latent: Pretrained, pixel: Pretrained) -> dict[str, float]:
     """Multiply-adds of one model call for one image, and of what is decoded at the end."""
     counts = {}
@@ -125,28 +118,28 @@ def operations(latent: Pretrained, pixel: Pretrained) -> dict[str, float]:
     return counts | {"ratio": counts["pixel"] / counts["latent"]}
 
 
-def seconds(pretrained: Pretrained, n_calls: int) -> float:
-    """Median time for 64 images; on a processor, that of all its cores together."""
+def seconds(pretrained: Pretrained) -> float:
+    """Median time for 64 guided images; on a processor, that of all its cores together."""
     device = next(pretrained.model.parameters()).device
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     labels, took = torch.arange(N_IMAGES, device=device) % 10, []
     for seed in range(N_RUNS):
         generator, begin = torch.Generator().manual_seed(seed), clock()
         with autocast(device):
-            sample(pretrained, labels, n_calls, generator).cpu()
+            sample(pretrained, labels, N_CALLS, generator, SCALE).cpu()
         took.append(clock() - begin)
     return round(median(took), 3)
 
 
-def peak_mib(name: str, n_calls: int) -> int:
-    """Resident memory that drawing 64 images adds at its peak, in a process of its own."""
+def peak_mib(name: str) -> int:
+    """Resident memory that drawing the same adds at its peak, on a CPU, in a process of its own."""
     code = (
         "import resource, torch; from minidiff import autocast; from minidiff.zoo import load; "
-        "from topics.fashion_latent import N_IMAGES, sample; "
+        "from topics.fashion_latent import N_CALLS, N_IMAGES, SCALE, sample; "
         f"model = load({name!r}); labels = torch.arange(N_IMAGES) % 10; "
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; before = peak(); "
         "context = autocast(torch.device('cpu')); context.__enter__(); "
-        f"sample(model, labels, {n_calls}, torch.Generator()); "
+        "sample(model, labels, N_CALLS, torch.Generator(), SCALE); "
         "print((peak() - before) // 1024)"
     )
     ran = subprocess.run(
@@ -171,31 +164,29 @@ def bounds(result: dict[str, Any]) -> list[Bounded]:
 
 def page(result: dict[str, Any]) -> str:
     """Its part of RESULTS.md."""
-    rows = [
-        (name, *(f"{points[str(n)]['frechet']:.3f}" for n in CALLS))
-        for name, points in (("latents", result["curve"]), ("pixels", result["pixel_curve"]))
-    ]
-    curve = table(("calls of the model", *map(str, CALLS)), rows)
-    count = result["operations"]
-    costs = [
-        (
-            f"{pair[f'{name}_calls']} calls in {name}s",
-            f"{(pair[f'{name}_calls'] * count[name] + decoder * count['decoder']) / 1e6:,.0f}",
-            f"{pair[name]['seconds']:.2f}",
-            f"{pair[name]['peak_mib']}",
-        )
-        for pair in result["equal_quality"][-1:]
-        for name, decoder in (("latent", 1), ("pixel", 0))
-    ]
-    head = ("at equal quality", "million multiply-adds an image", "processor seconds for 64", "peak MiB")
+    count, cost = result["operations"], result["cost"]
+    rows, guided_rows, costs = [], [], []
+    for name, curve, scales, once in (
+        ("latents", "curve", "scales", count["decoder"]),
+        ("pixels", "pixel_curve", "pixel_scales", 0),
+    ):
+        rows.append((name, *(f"{result[curve][str(n)]['frechet']:.3f}" for n in CALLS)))
+        guided_rows.append((name, *(f"{point['frechet']:.3f}" for point in result[scales])))
+        work = (2 * result["n_calls"] * count[name[:-1]] + once) / 1e6  # both halves of a batch
+        spent = cost[name[:-1]]
+        costs.append((name, f"{work:,.0f}", f"{spent['seconds']:.2f}", f"{spent['peak_mib']}"))
+    head = ("drawn in", "million multiply-adds an image", "processor seconds", "peak MiB")
     runs = ", ".join(f"{run['agreement']['value']:.4f}" for run in result["runs"])
     return (
         f"## fashion-latent\n\nFrechet distance of {result['n']:,} samples to the training set, "
-        f"DPM-Solver++, no guidance:\n\n{curve}\n\n"
+        f"DPM-Solver++, no guidance:\n\n{table(('calls of the model', *map(str, CALLS)), rows)}\n\n"
+        f"With guidance and {result['n_calls']} calls:\n\n"
+        f"{table(('guidance scale', *(f'{scale:g}' for scale in SCALES)), guided_rows)}\n\n"
         f"One call takes {count['latent'] / 1e6:.1f} million multiply-adds an image, in pixels "
         f"{count['pixel'] / 1e6:.1f} million: {count['ratio']:.1f} times\nas many (bound: at least "
-        f"{BOUNDS['latent_operations_ratio']:g}). What as good a set of samples costs:\n\n"
+        f"{BOUNDS['latent_operations_ratio']:g}). {cost['n_images']} images with "
+        f"{cost['n_calls']} calls at scale {cost['guidance_scale']:g}, decoded:\n\n"
         f"{table(head, costs)}\n\n"
-        f"With guidance {result['guidance_scale']:g} and {result['n_calls']} calls, three seeds, "
-        f"the judge agrees with {runs}\n(bound: at least {BOUNDS['latent_agreement']}).\n"
+        f"At that scale, three seeds, the judge agrees with {runs}\n"
+        f"(bound: at least {BOUNDS['latent_agreement']}).\n"
     )

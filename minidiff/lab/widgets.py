@@ -914,8 +914,8 @@ def interpolation_explorer(
     a, b = (x[[pair[i] for pair in pairs]] for i in (0, 1))  # (P, C, H, W) each
     with torch.no_grad(), autocast(x.device):
         z_a, z_b = autoencoder.to_latents(a), autoencoder.to_latents(b)
-        noise = ddim_invert(denoise, torch.cat([z_a, z_b]), n_calls)
-        mixed = torch.cat([slerp(*noise.chunk(2), weight) for weight in weights])
+        noise_a, noise_b = ddim_invert(denoise, torch.cat([z_a, z_b]), n_calls).chunk(2)
+        mixed = torch.cat([slerp(noise_a, noise_b, weight) for weight in weights])
         drawn = sample_ddim(denoise, mixed.shape, n_calls, x_T=mixed)
         ways = {
             "pixels": torch.cat([a.lerp(b, weight) for weight in weights]),
@@ -927,7 +927,7 @@ def interpolation_explorer(
         images = images.float().cpu().clamp(-1, 1)
         root = images[0].numel() ** 0.5  # a distance becomes a root mean square over pixels
         far[way] = nearest_distances(images, real.cpu()).view(-1, len(pairs)) / root
-        pictures[way] = images.unflatten(0, (-1, len(pairs)))  # (n_steps + 1, P, C, H, W)
+        pictures[way] = images.view(-1, len(pairs), *x.shape[1:])  # (n_steps + 1, P, C, H, W)
 
     def draw(pair: int, step: int) -> tuple[Figure, str]:
         start, end = (names[i] for i in pairs[pair])
