@@ -30,7 +30,7 @@ N_IMAGES, N_RUNS = 64, 5
 
 
 def measure(device: torch.device) -> dict[str, Any]:
-    """One seed for the curves, three with guidance for the bounds, and the cost of equal quality."""
+    """One seed for the curves, three with guidance for the bounds, and what both models cost."""
     latent, pixel = load("fashion-latent", device), load("fashion", device)
     judge, seen = load("judge", device).model, real(device)
     labels = torch.arange(N_SAMPLES) % 10

@@ -902,7 +902,7 @@ def interpolation_explorer(
     >>> x = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 8, 8)
     >>> explorer = interpolation_explorer(Autoencoder(), denoise, x, ["night", "day"], x)
     >>> explorer.sentence.split(". ")[0]
-    'Half of the way from night to day'
+    '4 / 8 of the way from night to day'
     """
     if len(x) < 2 or len(names) != len(x):
         raise ValueError(
@@ -943,12 +943,12 @@ def interpolation_explorer(
         for (way, curve), style in zip(far.items(), ("o-", "s--", "^:"), strict=True):
             right.plot(weights, curve[:, pair], style, label=way, markersize=4)
         right.axvline(weights[step], color=COLORS[1], linewidth=1)
-        right.set(xlim=(-0.03, 1.03), ylim=(0, 0.6), xlabel="share of the way")
+        right.set(xlim=(-0.03, 1.03), ylim=(0, 0.55), xlabel="share of the way")
         right.set_title("distance to the nearest real one", fontsize=10)
-        right.legend(loc="upper right", fontsize=8)
-        share = {0: "None", n_steps // 2: "Half", n_steps: "All"}.get(step, f"{step} / {n_steps}")
+        right.legend(loc="lower center", fontsize=7, ncols=3)
         here = ", ".join(f"{way} {curve[step, pair]:.2f}" for way, curve in far.items())
-        return fig, f"{share} of the way from {start} to {end}. To the nearest real image: {here}."
+        way = f"{step} / {n_steps} of the way from {start} to {end}"
+        return fig, f"{way}. To the nearest real image: {here}."
 
     controls = {
         "pair": ipywidgets.Dropdown(
@@ -957,7 +957,7 @@ def interpolation_explorer(
             description="pair",
         ),
         "step": ipywidgets.IntSlider(
-            value=n_steps // 2, min=0, max=n_steps, description="share of the way"
+            value=n_steps // 2, min=0, max=n_steps, description="eighths of the way"
         ),
     }
     return Explorer(draw, controls)
