@@ -613,7 +613,9 @@ def test_interpolation_explorer_measures_what_it_mixes(step):
 
 
 def test_interpolation_explorer_refuses_what_does_not_fit():
-    with pytest.raises(ValueError, match="x and names must have as many items, 2 or more, got 1 and"):
+    with pytest.raises(
+        ValueError, match="x and names must have as many items, 2 or more, got 1 and"
+    ):
         walks(1)
     model = lambda x_t, t, context=None: torch.zeros_like(x_t)  # noqa: E731
     denoise = Denoiser(model, cosine_schedule(), clip=None)

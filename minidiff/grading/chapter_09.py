@@ -5,6 +5,7 @@ Images lie in [-1, 1], so their peak is 2. A posterior is a mean and the logarit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from minidiff import ddim, ddpm, improved, latent
-from minidiff.grading.check import Inputs, task
+from minidiff.grading.check import Answer, Inputs, task
 from minidiff.grading.draw import Draw
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -112,8 +113,8 @@ def channels_added(
 def two_for_each(
     height: int, width: int, in_channels: int, out_channels: int, kernel_size: int, stride: int
 ) -> int:
-    """Multiplication and addition are counted apart, which doubles the number. Here the two of them
-    count as one.
+    """Multiplication and addition are counted apart, which doubles the number. In this task the two
+    of them count as one.
     """
     return 2 * (height // stride * (width // stride)) * out_channels * in_channels * kernel_size**2
 
@@ -130,12 +131,30 @@ def a_square_image(
 def without_padding(
     height: int, width: int, in_channels: int, out_channels: int, kernel_size: int, stride: int
 ) -> int:
-    """Here the output is smaller by the window's rim, as without padding. With padding
+    """In your code the output is smaller by the window's rim, as without padding. With padding
     kernel_size // 2 only the stride makes it smaller.
     """
     rows = (height - kernel_size) // stride + 1
     columns = (width - kernel_size) // stride + 1
     return rows * columns * out_channels * in_channels * kernel_size**2
+
+
+@multiply_adds.misconception
+def bias_counted(
+    height: int, width: int, in_channels: int, out_channels: int, kernel_size: int, stride: int
+) -> int:
+    """The bias is counted as one more product. It is only added: count the products with weights."""
+    places = height // stride * (width // stride)
+    return places * out_channels * (in_channels * kernel_size**2 + 1)
+
+
+@multiply_adds.misconception
+def a_fraction(
+    height: int, width: int, in_channels: int, out_channels: int, kernel_size: int, stride: int
+) -> float:
+    """The number is right, but / makes a fraction of it. Use // for an integer."""
+    places = height / stride * width / stride
+    return places * out_channels * in_channels * kernel_size**2
 
 
 # --- 2: the KL divergence -------------------------------------------------------------------------
@@ -261,6 +280,18 @@ def sign_turned(mean: Tensor, log_variance: Tensor) -> Tensor:
     return -_nats(mean, log_variance).flatten(1).sum(1)
 
 
+@kl_to_prior.misconception
+def summed_over_the_items(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """The items are summed, which is the one dimension to keep. Sum over all the others."""
+    return _nats(mean, log_variance).sum(0)
+
+
+@kl_to_prior.misconception
+def half_of_the_mean_alone(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """The factor 1/2 belongs to the whole bracket, not to the mean's square alone."""
+    return (mean**2 / 2 + log_variance.exp() - 1 - log_variance).flatten(1).sum(1)
+
+
 # --- 3: the loss ----------------------------------------------------------------------------------
 
 
@@ -273,6 +304,24 @@ class _Encoder(nn.Module):
         """Map (B, C, H, W) to means and log-variances, (B, n_latent, H/2, W/2) each."""
         mean, log_variance = self.conv(x).chunk(2, dim=1)
         return mean, log_variance - 0.7
+
+
+class _Flat(nn.Module):
+    """Encoder and decoder whose latents are (B, n_latent), not pictures."""
+
+    def __init__(self, shape: tuple[int, ...], n_latent: int, encodes: bool) -> None:
+        super().__init__()
+        size = math.prod(shape)
+        self.shape = shape
+        self.encodes = encodes
+        self.linear = nn.Linear(size, 2 * n_latent) if encodes else nn.Linear(n_latent, size)
+
+    def forward(self, x: Tensor) -> Any:
+        """Map (B, C, H, W) to means and log-variances, (B, n_latent) each, or latents back."""
+        if self.encodes:
+            mean, log_variance = self.linear(x.flatten(1)).chunk(2, dim=1)
+            return mean, log_variance - 0.7
+        return self.linear(x).sin().view(-1, *self.shape)
 
 
 class _Decoder(nn.Module):
@@ -289,12 +338,42 @@ class _Decoder(nn.Module):
 def _autoencoder(draw: Draw) -> Inputs:
     n_items, n_channels, n_latent = draw.integer(2, 5), draw.integer(1, 3), draw.integer(3, 6)
     height, width = 2 * draw.integer(2, 5), 2 * draw.integer(5, 7)
+    encode: nn.Module = draw.module(lambda: _Encoder(n_channels, n_latent))
+    decode: nn.Module = draw.module(lambda: _Decoder(n_channels, n_latent))
+    latent_shape: tuple[int, ...] = (n_latent, height // 2, width // 2)
+    if draw.case == 1:
+        shape = (n_channels, height, width)
+        encode = draw.module(lambda: _Flat(shape, n_latent, encodes=True))
+        decode = draw.module(lambda: _Flat(shape, n_latent, encodes=False))
+        latent_shape = (n_latent,)
     return {
-        "encode": draw.module(lambda: _Encoder(n_channels, n_latent)),
-        "decode": draw.module(lambda: _Decoder(n_channels, n_latent)),
+        "encode": encode,
+        "decode": decode,
         "x": draw.uniform(-1, 1, n_items, n_channels, height, width, dtype=torch.float32),
         "kl_weight": float(draw.uniform(0.3, 0.8, 1)),
-        "noise": draw.normal(n_items, n_latent, height // 2, width // 2, dtype=torch.float32),
+        "noise": draw.normal(n_items, *latent_shape, dtype=torch.float32),
+    }
+
+
+def _gradient(loss: Any, network: nn.Module) -> Any:
+    """The loss's gradient with respect to all weights of a network, or in words why not."""
+    weights = list(network.parameters())
+    if any(weight.grad is not None for weight in weights):
+        return "computed already"
+    if not isinstance(loss, Tensor) or not loss.requires_grad:
+        return "none"
+    found = torch.autograd.grad(loss.sum(), weights, retain_graph=True, allow_unused=True)
+    parts = [part.flatten() for part in found if part is not None]
+    return torch.cat(parts) if parts else "none"
+
+
+def _loss_and_gradients(answer: Answer, inputs: Inputs) -> dict[str, Any]:
+    """The loss and, since a training lives on them, what it tells the two networks."""
+    loss = answer(*inputs.values())
+    return {
+        "the loss": loss,
+        "the encoder's gradient": _gradient(loss, inputs["encode"]),
+        "the decoder's gradient": _gradient(loss, inputs["decode"]),
     }
 
 
@@ -310,6 +389,7 @@ def _terms(
 @task(
     points=3,
     inputs=_autoencoder,
+    observe=_loss_and_gradients,
     roundings=512.0,
     package=[latent.autoencoder_loss, latent.Posterior, latent.Autoencoder, improved.normal_kl],
     n_cases=3,
@@ -425,8 +505,8 @@ def kl_taken_off(
 
 @autoencoder_loss.misconception
 def kl_summed(encode: Encode, decode: Decode, x: Tensor, kl_weight: float, noise: Tensor) -> Tensor:
-    """The KL is summed over an item's numbers. Here it is a mean, as the error is, so that the
-    weight does not depend on the size of the latents.
+    """The KL is summed over an item's numbers. In this task it is a mean, as the error is, so that
+    the weight does not depend on the size of the latents.
     """
     error, nats, _ = _terms(encode, decode, x, noise)
     return error.mean() + kl_weight * nats.flatten(1).sum(1).mean()
@@ -447,7 +527,7 @@ def both_summed(
 def absolute_error(
     encode: Encode, decode: Decode, x: Tensor, kl_weight: float, noise: Tensor
 ) -> Tensor:
-    """This is the mean absolute error. Here the error is squared."""
+    """This is the mean absolute error. In this task the error is squared."""
     error, nats, _ = _terms(encode, decode, x, noise)
     return error.sqrt().mean() + kl_weight * nats.mean()
 
@@ -461,6 +541,145 @@ def one_number_an_item(
     """
     error, nats, _ = _terms(encode, decode, x, noise)
     return error.flatten(1).mean(1) + kl_weight * nats.flatten(1).mean(1)
+
+
+@autoencoder_loss.misconception
+def error_summed(
+    encode: Encode, decode: Decode, x: Tensor, kl_weight: float, noise: Tensor
+) -> Tensor:
+    """The error is summed over everything, so it grows with the batch and the picture. Take its mean,
+    as for the KL.
+    """
+    error, nats, _ = _terms(encode, decode, x, noise)
+    return error.sum() + kl_weight * nats.mean()
+
+
+@autoencoder_loss.misconception
+def kl_summed_over_everything(
+    encode: Encode, decode: Decode, x: Tensor, kl_weight: float, noise: Tensor
+) -> Tensor:
+    """The KL is summed over the whole batch, so it grows with the batch and the code. Take its mean, as
+    for the error.
+    """
+    error, nats, _ = _terms(encode, decode, x, noise)
+    return error.mean() + kl_weight * nats.sum()
+
+
+@autoencoder_loss.misconception
+def weight_on_both(
+    encode: Encode, decode: Decode, x: Tensor, kl_weight: float, noise: Tensor
+) -> Tensor:
+    """The weight multiplies both terms, and so changes nothing between them. It belongs to the KL
+    alone.
+    """
+    error, nats, _ = _terms(encode, decode, x, noise)
+    return kl_weight * (error.mean() + nats.mean())
+
+
+@autoencoder_loss.misconception
+def kl_without_its_half(
+    encode: Encode, decode: Decode, x: Tensor, kl_weight: float, noise: Tensor
+) -> Tensor:
+    """The KL is twice as much as it should be: its factor 1/2 is missing."""
+    error, nats, _ = _terms(encode, decode, x, noise)
+    return error.mean() + 2 * kl_weight * nats.mean()
+
+
+@autoencoder_loss.misconception
+def kl_of_the_draw(
+    encode: Encode, decode: Decode, x: Tensor, kl_weight: float, noise: Tensor
+) -> Tensor:
+    """The KL contains the square of the draw z. It is a property of the distribution: take the square
+    of its mean.
+    """
+    mean, log_variance = encode(x)
+    error, _, z = _terms(encode, decode, x, noise)
+    return error.mean() + kl_weight * _nats(z, log_variance).mean()
+
+
+@autoencoder_loss.misconception
+def draw_detached(
+    encode: Encode, decode: Decode, x: Tensor, kl_weight: float, noise: Tensor
+) -> Tensor:
+    """The value is right, but the draw is detached: the reconstruction's gradient does not reach the
+    encoder, which then learns from the KL alone.
+    """
+    mean, log_variance = encode(x)
+    z = (mean + (log_variance / 2).exp() * noise).detach()
+    error = (decode(z) - x).square().mean()
+    return error + kl_weight * _nats(mean, log_variance).mean()
+
+
+@autoencoder_loss.misconception
+def sigma_detached(
+    encode: Encode, decode: Decode, x: Tensor, kl_weight: float, noise: Tensor
+) -> Tensor:
+    """The value is right, but sigma is detached: nothing but the KL moves it, so it goes to 1 however
+    much the decoder suffers.
+    """
+    mean, log_variance = encode(x)
+    z = mean + (log_variance / 2).exp().detach() * noise
+    error = (decode(z) - x).square().mean()
+    return error + kl_weight * _nats(mean, log_variance).mean()
+
+
+@autoencoder_loss.misconception
+def mean_detached(
+    encode: Encode, decode: Decode, x: Tensor, kl_weight: float, noise: Tensor
+) -> Tensor:
+    """The value is right, but the mean in the draw is detached: the reconstruction cannot tell the
+    encoder where to put its points.
+    """
+    mean, log_variance = encode(x)
+    z = mean.detach() + (log_variance / 2).exp() * noise
+    error = (decode(z) - x).square().mean()
+    return error + kl_weight * _nats(mean, log_variance).mean()
+
+
+@autoencoder_loss.misconception
+def error_detached(
+    encode: Encode, decode: Decode, x: Tensor, kl_weight: float, noise: Tensor
+) -> Tensor:
+    """The value is right, but the error is cut off from the networks (.item(), .detach() or
+    torch.no_grad()): nothing but the KL can be differentiated.
+    """
+    error, nats, _ = _terms(encode, decode, x, noise)
+    return error.mean().detach() + kl_weight * nats.mean()
+
+
+@autoencoder_loss.misconception
+def kl_detached(
+    encode: Encode, decode: Decode, x: Tensor, kl_weight: float, noise: Tensor
+) -> Tensor:
+    """The value is right, but the KL is cut off from the encoder (.item(), .detach() or
+    torch.no_grad()): it is in the loss and changes nothing.
+    """
+    error, nats, _ = _terms(encode, decode, x, noise)
+    return error.mean() + kl_weight * nats.mean().detach()
+
+
+@autoencoder_loss.misconception
+def no_gradient(
+    encode: Encode, decode: Decode, x: Tensor, kl_weight: float, noise: Tensor
+) -> Tensor:
+    """The value is right, but nothing can be differentiated through it: it is a Python float, or cut
+    off from both networks by .item(), .detach() or torch.no_grad().
+    """
+    error, nats, _ = _terms(encode, decode, x, noise)
+    return (error.mean() + kl_weight * nats.mean()).detach()
+
+
+@autoencoder_loss.misconception
+def calls_backward(
+    encode: Encode, decode: Decode, x: Tensor, kl_weight: float, noise: Tensor
+) -> Tensor:
+    """The loss is right, but .backward() is called inside. Only return the loss; whoever trains calls
+    it.
+    """
+    error, nats, _ = _terms(encode, decode, x, noise)
+    loss = error.mean() + kl_weight * nats.mean()
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss
 
 
 # --- 4: the scale factor --------------------------------------------------------------------------
@@ -503,8 +722,8 @@ def one_over_the_variance(latents: Tensor) -> Tensor:
 
 @scale_factor.misconception
 def a_factor_for_each_channel(latents: Tensor) -> Tensor:
-    """This is a factor for each channel. Here there is one for all, so that channels keep their
-    proportions.
+    """This is a factor for each channel. In this task there is one for all, so that channels keep
+    their proportions.
     """
     return 1 / latents.std(dim=(0, 2, 3))
 
@@ -565,6 +784,30 @@ def latents_scaled(latents: Tensor) -> Tensor:
     return latents / latents.std()
 
 
+@scale_factor.misconception
+def mean_of_the_channels_factors(latents: Tensor) -> Tensor:
+    """Each channel gets a factor, and these are averaged. Take one standard deviation of all numbers
+    together: the channels' different means count, too.
+    """
+    return (1 / latents.std(dim=(0, 2, 3))).mean()
+
+
+@scale_factor.misconception
+def mean_of_the_channels_variances(latents: Tensor) -> Tensor:
+    """The channels' variances are averaged. That leaves out how far the channels' means lie apart:
+    take the standard deviation of all numbers together.
+    """
+    return 1 / latents.var(dim=(0, 2, 3)).mean().sqrt()
+
+
+@scale_factor.misconception
+def mean_of_the_items_deviations(latents: Tensor) -> Tensor:
+    """The standard deviation of each picture is taken, and then their mean. Take that of all numbers
+    together: pictures differ in their means, too.
+    """
+    return 1 / latents.flatten(1).std(dim=1).mean()
+
+
 # --- 5: draw latents, decode them -----------------------------------------------------------------
 
 
@@ -623,6 +866,31 @@ def _walk(
         plain = (1 - now).sqrt() * z + now.sqrt() * v
         eps = (z - now.sqrt() * z_0) / (1 - now).sqrt() if derive else plain
         z = before.sqrt() * z_0 + (1 - before).sqrt() * eps
+    return z
+
+
+def _put(z: Tensor, v: Tensor, now: Tensor, after: Tensor) -> Tensor:
+    """One step of DDIM with eta = 0, from a_bar = now to a_bar = after."""
+    z_0 = now.sqrt() * z - (1 - now).sqrt() * v
+    eps = (1 - now).sqrt() * z + now.sqrt() * v
+    return after.sqrt() * z_0 + (1 - after).sqrt() * eps
+
+
+def _walk_along(
+    model: Model,
+    z_T: Tensor,
+    visited: Tensor,
+    a_bar: Tensor,
+    ends: Tensor | None = None,
+    put: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = _put,
+    told: Tensor | None = None,
+) -> Tensor:
+    """DDIM in the order of `visited`, to the a_bars of `ends`, the model being told `told`."""
+    if ends is None:
+        ends = torch.cat([a_bar[visited[1:]], a_bar.new_ones(1)])
+    z = z_T
+    for t, end, number in zip(visited, ends, visited if told is None else told, strict=True):
+        z = put(z, model(z, number.expand(len(z))), a_bar[t].to(z), end.to(z))
     return z
 
 
@@ -873,3 +1141,147 @@ def roots_forgotten(
         z_0, eps = now * z - (1 - now) * v, (1 - now) * z + now * v
         z = before * z_0 + (1 - before) * eps
     return decode(z / scale_factor)
+
+
+@draw_images.misconception
+def upwards_to_the_next(
+    model: Model, decode: Decode, z_T: Tensor, timesteps: Tensor, a_bar: Tensor,
+    scale_factor: float,
+) -> Tensor:  # fmt: skip
+    """The timesteps are walked as they stand, from clean to noisy: each step leads to a noisier one.
+    Sampling starts at the largest: flip them.
+    """
+    return decode(_walk_along(model, z_T, timesteps, a_bar) / scale_factor)
+
+
+@draw_images.misconception
+def previous_number_to_the_end(
+    model: Model, decode: Decode, z_T: Tensor, timesteps: Tensor, a_bar: Tensor,
+    scale_factor: float,
+) -> Tensor:  # fmt: skip
+    """Each step leads to t - 1, but the next one starts elsewhere. It has to lead to the next smaller of
+    the timesteps that are visited, and the last to a_bar = 1.
+    """
+    visited = timesteps.flip(0)
+    z = _walk_along(model, z_T, visited, a_bar, a_bar[visited - 1])
+    return decode(z / scale_factor)
+
+
+@draw_images.misconception
+def ends_at_the_first_a_bar(
+    model: Model, decode: Decode, z_T: Tensor, timesteps: Tensor, a_bar: Tensor,
+    scale_factor: float,
+) -> Tensor:  # fmt: skip
+    """The last step leads to a_bar[0], which still holds a little noise. The latents themselves have
+    a_bar = 1, which is not in the table.
+    """
+    visited = timesteps.flip(0)
+    ends = torch.cat([a_bar[visited[1:]], a_bar[:1]])
+    return decode(_walk_along(model, z_T, visited, a_bar, ends) / scale_factor)
+
+
+@draw_images.misconception
+def told_the_number_of_the_step(
+    model: Model, decode: Decode, z_T: Tensor, timesteps: Tensor, a_bar: Tensor,
+    scale_factor: float,
+) -> Tensor:  # fmt: skip
+    """The model is told how many steps have been made. It wants the timestep t itself, timesteps[i], not
+    i.
+    """
+    told, visited = torch.arange(len(timesteps)), timesteps.flip(0)
+    return decode(_walk_along(model, z_T, visited, a_bar, told=told) / scale_factor)
+
+
+@draw_images.misconception
+def told_the_index(
+    model: Model, decode: Decode, z_T: Tensor, timesteps: Tensor, a_bar: Tensor,
+    scale_factor: float,
+) -> Tensor:  # fmt: skip
+    """The model is told the index of the timestep in the list. It wants the timestep t itself,
+    timesteps[i], not i.
+    """
+    told, visited = torch.arange(len(timesteps)).flip(0), timesteps.flip(0)
+    return decode(_walk_along(model, z_T, visited, a_bar, told=told) / scale_factor)
+
+
+@draw_images.misconception
+def roots_forgotten_at_the_end(
+    model: Model, decode: Decode, z_T: Tensor, timesteps: Tensor, a_bar: Tensor,
+    scale_factor: float,
+) -> Tensor:  # fmt: skip
+    """z_0 and eps are put together without the roots of a_bar and 1 - a_bar. Those are variances; the
+    factors are their roots.
+    """
+
+    def put(z: Tensor, v: Tensor, now: Tensor, after: Tensor) -> Tensor:
+        z_0 = now.sqrt() * z - (1 - now).sqrt() * v
+        return after * z_0 + (1 - after) * ((1 - now).sqrt() * z + now.sqrt() * v)
+
+    return decode(_walk_along(model, z_T, timesteps.flip(0), a_bar, put=put) / scale_factor)
+
+
+@draw_images.misconception
+def sign_in_eps(
+    model: Model, decode: Decode, z_T: Tensor, timesteps: Tensor, a_bar: Tensor,
+    scale_factor: float,
+) -> Tensor:  # fmt: skip
+    """A sign in eps: v is taken off. eps = sqrt(1 - a_bar) z_t + sqrt(a_bar) v; the minus is that of
+    z_0.
+    """
+
+    def put(z: Tensor, v: Tensor, now: Tensor, after: Tensor) -> Tensor:
+        z_0 = now.sqrt() * z - (1 - now).sqrt() * v
+        eps = (1 - now).sqrt() * z - now.sqrt() * v
+        return after.sqrt() * z_0 + (1 - after).sqrt() * eps
+
+    return decode(_walk_along(model, z_T, timesteps.flip(0), a_bar, put=put) / scale_factor)
+
+
+@draw_images.misconception
+def eps_of_the_new_z(
+    model: Model, decode: Decode, z_T: Tensor, timesteps: Tensor, a_bar: Tensor,
+    scale_factor: float,
+) -> Tensor:  # fmt: skip
+    """eps is computed from a z that has been overwritten already. Both z_0 and eps come from the same
+    z_t: compute both first.
+    """
+
+    def put(z: Tensor, v: Tensor, now: Tensor, after: Tensor) -> Tensor:
+        z = after.sqrt() * (now.sqrt() * z - (1 - now).sqrt() * v)
+        return z + (1 - after).sqrt() * ((1 - now).sqrt() * z + now.sqrt() * v)
+
+    return decode(_walk_along(model, z_T, timesteps.flip(0), a_bar, put=put) / scale_factor)
+
+
+@draw_images.misconception
+def divided_in_every_step(
+    model: Model, decode: Decode, z_T: Tensor, timesteps: Tensor, a_bar: Tensor,
+    scale_factor: float,
+) -> Tensor:  # fmt: skip
+    """z_0 is divided by the scale factor in every step. The walk stays among scaled latents: divide
+    once, before decoding.
+    """
+
+    def put(z: Tensor, v: Tensor, now: Tensor, after: Tensor) -> Tensor:
+        z_0 = (now.sqrt() * z - (1 - now).sqrt() * v) / scale_factor
+        eps = (1 - now).sqrt() * z + now.sqrt() * v
+        return after.sqrt() * z_0 + (1 - after).sqrt() * eps
+
+    return decode(_walk_along(model, z_T, timesteps.flip(0), a_bar, put=put) / scale_factor)
+
+
+@draw_images.misconception
+def answer_taken_for_eps_in_z_0_alone(
+    model: Model, decode: Decode, z_T: Tensor, timesteps: Tensor, a_bar: Tensor,
+    scale_factor: float,
+) -> Tensor:  # fmt: skip
+    """z_0 is computed as from a model of the noise, (z - sqrt(1 - a_bar) v) / sqrt(a_bar). The model
+    answers with v: z_0 = sqrt(a_bar) z_t - sqrt(1 - a_bar) v.
+    """
+
+    def put(z: Tensor, v: Tensor, now: Tensor, after: Tensor) -> Tensor:
+        z_0 = (z - (1 - now).sqrt() * v) / now.sqrt()
+        eps = (1 - now).sqrt() * z + now.sqrt() * v
+        return after.sqrt() * z_0 + (1 - after).sqrt() * eps
+
+    return decode(_walk_along(model, z_T, timesteps.flip(0), a_bar, put=put) / scale_factor)

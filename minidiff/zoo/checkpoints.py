@@ -94,7 +94,8 @@ def load(name: str, device: torch.device | str = "cpu", path: Path | None = None
     tensors, metadata = load_tensors(path)
     if metadata.get("sha256") != digest(tensors, metadata):
         raise ValueError(f"{path} was altered: its content does not match its checksum")
-    model = recipe.model()
+    with torch.random.fork_rng(devices=[]):  # layers draw their first weights globally
+        model = recipe.model()
     try:
         model.load_state_dict(tensors)  # half precision is widened to float32 here
     except RuntimeError as error:
