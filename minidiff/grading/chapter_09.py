@@ -547,8 +547,8 @@ def one_number_an_item(
 def error_summed(
     encode: Encode, decode: Decode, x: Tensor, kl_weight: float, noise: Tensor
 ) -> Tensor:
-    """The error is summed over everything, so it grows with the batch and the picture. Take its mean,
-    as for the KL.
+    """The error is summed over everything, so it grows with the batch and the picture. Take its
+    mean, as for the KL.
     """
     error, nats, _ = _terms(encode, decode, x, noise)
     return error.sum() + kl_weight * nats.mean()
@@ -558,8 +558,8 @@ def error_summed(
 def kl_summed_over_everything(
     encode: Encode, decode: Decode, x: Tensor, kl_weight: float, noise: Tensor
 ) -> Tensor:
-    """The KL is summed over the whole batch, so it grows with the batch and the code. Take its mean, as
-    for the error.
+    """The KL is summed over the whole batch, so it grows with the batch and the code. Take its
+    mean, as for the error.
     """
     error, nats, _ = _terms(encode, decode, x, noise)
     return error.mean() + kl_weight * nats.sum()
@@ -589,10 +589,10 @@ def kl_without_its_half(
 def kl_of_the_draw(
     encode: Encode, decode: Decode, x: Tensor, kl_weight: float, noise: Tensor
 ) -> Tensor:
-    """The KL contains the square of the draw z. It is a property of the distribution: take the square
-    of its mean.
+    """The KL contains the square of the draw z. It is a property of the distribution: take the
+    square of its mean.
     """
-    mean, log_variance = encode(x)
+    _, log_variance = encode(x)
     error, _, z = _terms(encode, decode, x, noise)
     return error.mean() + kl_weight * _nats(z, log_variance).mean()
 
@@ -601,8 +601,8 @@ def kl_of_the_draw(
 def draw_detached(
     encode: Encode, decode: Decode, x: Tensor, kl_weight: float, noise: Tensor
 ) -> Tensor:
-    """The value is right, but the draw is detached: the reconstruction's gradient does not reach the
-    encoder, which then learns from the KL alone.
+    """The value is right, but the draw is detached: the reconstruction's gradient does not reach
+    the encoder, which then learns from the KL alone.
     """
     mean, log_variance = encode(x)
     z = (mean + (log_variance / 2).exp() * noise).detach()
@@ -614,8 +614,8 @@ def draw_detached(
 def sigma_detached(
     encode: Encode, decode: Decode, x: Tensor, kl_weight: float, noise: Tensor
 ) -> Tensor:
-    """The value is right, but sigma is detached: nothing but the KL moves it, so it goes to 1 however
-    much the decoder suffers.
+    """The value is right, but sigma is detached: nothing but the KL moves it, so it goes to 1
+    however much the decoder suffers.
     """
     mean, log_variance = encode(x)
     z = mean + (log_variance / 2).exp().detach() * noise
@@ -662,8 +662,8 @@ def kl_detached(
 def no_gradient(
     encode: Encode, decode: Decode, x: Tensor, kl_weight: float, noise: Tensor
 ) -> Tensor:
-    """The value is right, but nothing can be differentiated through it: it is a Python float, or cut
-    off from both networks by .item(), .detach() or torch.no_grad().
+    """The value is right, but nothing can be differentiated through it: it is a Python float, or
+    cut off from both networks by .item(), .detach() or torch.no_grad().
     """
     error, nats, _ = _terms(encode, decode, x, noise)
     return (error.mean() + kl_weight * nats.mean()).detach()
@@ -673,8 +673,8 @@ def no_gradient(
 def calls_backward(
     encode: Encode, decode: Decode, x: Tensor, kl_weight: float, noise: Tensor
 ) -> Tensor:
-    """The loss is right, but .backward() is called inside. Only return the loss; whoever trains calls
-    it.
+    """The loss is right, but .backward() is called inside. Only return the loss; whoever trains
+    calls it.
     """
     error, nats, _ = _terms(encode, decode, x, noise)
     loss = error.mean() + kl_weight * nats.mean()
@@ -786,8 +786,8 @@ def latents_scaled(latents: Tensor) -> Tensor:
 
 @scale_factor.misconception
 def mean_of_the_channels_factors(latents: Tensor) -> Tensor:
-    """Each channel gets a factor, and these are averaged. Take one standard deviation of all numbers
-    together: the channels' different means count, too.
+    """Each channel gets a factor, and these are averaged. Take one standard deviation of all
+    numbers together: the channels' different means count, too.
     """
     return (1 / latents.std(dim=(0, 2, 3))).mean()
 
@@ -798,14 +798,6 @@ def mean_of_the_channels_variances(latents: Tensor) -> Tensor:
     take the standard deviation of all numbers together.
     """
     return 1 / latents.var(dim=(0, 2, 3)).mean().sqrt()
-
-
-@scale_factor.misconception
-def mean_of_the_items_deviations(latents: Tensor) -> Tensor:
-    """The standard deviation of each picture is taken, and then their mean. Take that of all numbers
-    together: pictures differ in their means, too.
-    """
-    return 1 / latents.flatten(1).std(dim=1).mean()
 
 
 # --- 5: draw latents, decode them -----------------------------------------------------------------
@@ -1148,8 +1140,8 @@ def upwards_to_the_next(
     model: Model, decode: Decode, z_T: Tensor, timesteps: Tensor, a_bar: Tensor,
     scale_factor: float,
 ) -> Tensor:  # fmt: skip
-    """The timesteps are walked as they stand, from clean to noisy: each step leads to a noisier one.
-    Sampling starts at the largest: flip them.
+    """The timesteps are walked as they stand, from clean to noisy: each step leads to a noisier
+    one. Sampling starts at the largest: flip them.
     """
     return decode(_walk_along(model, z_T, timesteps, a_bar) / scale_factor)
 
@@ -1159,8 +1151,8 @@ def previous_number_to_the_end(
     model: Model, decode: Decode, z_T: Tensor, timesteps: Tensor, a_bar: Tensor,
     scale_factor: float,
 ) -> Tensor:  # fmt: skip
-    """Each step leads to t - 1, but the next one starts elsewhere. It has to lead to the next smaller of
-    the timesteps that are visited, and the last to a_bar = 1.
+    """Each step leads to t - 1, but the next one starts elsewhere. It has to lead to the next
+    smaller of the timesteps that are visited, and the last to a_bar = 1.
     """
     visited = timesteps.flip(0)
     z = _walk_along(model, z_T, visited, a_bar, a_bar[visited - 1])
@@ -1172,8 +1164,8 @@ def ends_at_the_first_a_bar(
     model: Model, decode: Decode, z_T: Tensor, timesteps: Tensor, a_bar: Tensor,
     scale_factor: float,
 ) -> Tensor:  # fmt: skip
-    """The last step leads to a_bar[0], which still holds a little noise. The latents themselves have
-    a_bar = 1, which is not in the table.
+    """The last step leads to a_bar[0], which still holds a little noise. The latents themselves
+    have a_bar = 1, which is not in the table.
     """
     visited = timesteps.flip(0)
     ends = torch.cat([a_bar[visited[1:]], a_bar[:1]])
@@ -1185,8 +1177,8 @@ def told_the_number_of_the_step(
     model: Model, decode: Decode, z_T: Tensor, timesteps: Tensor, a_bar: Tensor,
     scale_factor: float,
 ) -> Tensor:  # fmt: skip
-    """The model is told how many steps have been made. It wants the timestep t itself, timesteps[i], not
-    i.
+    """The model is told how many steps have been made. It wants the timestep t itself,
+    timesteps[i], not i.
     """
     told, visited = torch.arange(len(timesteps)), timesteps.flip(0)
     return decode(_walk_along(model, z_T, visited, a_bar, told=told) / scale_factor)
@@ -1209,8 +1201,8 @@ def roots_forgotten_at_the_end(
     model: Model, decode: Decode, z_T: Tensor, timesteps: Tensor, a_bar: Tensor,
     scale_factor: float,
 ) -> Tensor:  # fmt: skip
-    """z_0 and eps are put together without the roots of a_bar and 1 - a_bar. Those are variances; the
-    factors are their roots.
+    """z_0 and eps are put together without the roots of a_bar and 1 - a_bar. Those are variances;
+    the factors are their roots.
     """
 
     def put(z: Tensor, v: Tensor, now: Tensor, after: Tensor) -> Tensor:
@@ -1225,8 +1217,8 @@ def sign_in_eps(
     model: Model, decode: Decode, z_T: Tensor, timesteps: Tensor, a_bar: Tensor,
     scale_factor: float,
 ) -> Tensor:  # fmt: skip
-    """A sign in eps: v is taken off. eps = sqrt(1 - a_bar) z_t + sqrt(a_bar) v; the minus is that of
-    z_0.
+    """A sign in eps: v is taken off. eps = sqrt(1 - a_bar) z_t + sqrt(a_bar) v; the minus is that
+    of z_0.
     """
 
     def put(z: Tensor, v: Tensor, now: Tensor, after: Tensor) -> Tensor:
@@ -1242,8 +1234,8 @@ def eps_of_the_new_z(
     model: Model, decode: Decode, z_T: Tensor, timesteps: Tensor, a_bar: Tensor,
     scale_factor: float,
 ) -> Tensor:  # fmt: skip
-    """eps is computed from a z that has been overwritten already. Both z_0 and eps come from the same
-    z_t: compute both first.
+    """eps is computed from a z that has been overwritten already. Both z_0 and eps come from the
+    same z_t: compute both first.
     """
 
     def put(z: Tensor, v: Tensor, now: Tensor, after: Tensor) -> Tensor:
@@ -1275,8 +1267,8 @@ def answer_taken_for_eps_in_z_0_alone(
     model: Model, decode: Decode, z_T: Tensor, timesteps: Tensor, a_bar: Tensor,
     scale_factor: float,
 ) -> Tensor:  # fmt: skip
-    """z_0 is computed as from a model of the noise, (z - sqrt(1 - a_bar) v) / sqrt(a_bar). The model
-    answers with v: z_0 = sqrt(a_bar) z_t - sqrt(1 - a_bar) v.
+    """z_0 is computed as from a model of the noise, (z - sqrt(1 - a_bar) v) / sqrt(a_bar). The
+    model answers with v: z_0 = sqrt(a_bar) z_t - sqrt(1 - a_bar) v.
     """
 
     def put(z: Tensor, v: Tensor, now: Tensor, after: Tensor) -> Tensor:
