@@ -143,7 +143,7 @@ def without_padding(
 def bias_counted(
     height: int, width: int, in_channels: int, out_channels: int, kernel_size: int, stride: int
 ) -> int:
-    """The bias is counted as one more product. It is only added: count the products with weights."""
+    """The bias is counted as one more product, but it is only added. Count the weights alone."""
     places = height // stride * (width // stride)
     return places * out_channels * (in_channels * kernel_size**2 + 1)
 
