@@ -55,6 +55,15 @@ from minidiff.improved import (
     prior_term,
     vlb_term,
 )
+from minidiff.latent import (
+    Autoencoder,
+    AutoencoderLoss,
+    Posterior,
+    autoencoder_loss,
+    multiply_adds,
+    psnr,
+    scale_factor_of,
+)
 from minidiff.training import EMA, Progress, autocast, fit, train, train_step, training_target
 from minidiff.unet import (
     Attention,
@@ -71,6 +80,8 @@ __version__ = "0.1.0"
 __all__ = [
     "EMA",
     "Attention",
+    "Autoencoder",
+    "AutoencoderLoss",
     "Bound",
     "Denoiser",
     "DownBlock",
@@ -78,6 +89,7 @@ __all__ = [
     "Measured",
     "MidBlock",
     "NoiseSchedule",
+    "Posterior",
     "PrecisionRecall",
     "Prediction",
     "Progress",
@@ -86,6 +98,7 @@ __all__ = [
     "UNet",
     "UpBlock",
     "autocast",
+    "autoencoder_loss",
     "bits_per_dimension",
     "composed",
     "copying_z",
@@ -107,6 +120,7 @@ __all__ = [
     "learned_log_variance",
     "learned_variance",
     "linear_schedule",
+    "multiply_adds",
     "nearest",
     "nearest_distances",
     "noise_like",
@@ -115,10 +129,12 @@ __all__ = [
     "posterior_log_variance",
     "precision_recall",
     "prior_term",
+    "psnr",
     "respace",
     "sample_ddim",
     "sample_ddpm",
     "sample_dpm_solver",
+    "scale_factor_of",
     "slerp",
     "trailing_timesteps",
     "train",

@@ -385,6 +385,10 @@ READS = {
     "guidance_explorer": lambda v: (
         rf"s = {v['guidance scale']}, {re.escape(v['class'])}, noise {v['new noise']}: two of the "
     ),
+    "interpolation_explorer": lambda v: (
+        rf"{v['eighths of the way']} / 8 of the way from "
+        rf"{re.escape(v['pair'].replace(' - ', ' to '))}\. To the nearest real image: pixels "
+    ),
 }
 
 # --- the tests ----------------------------------------------------------------------------------

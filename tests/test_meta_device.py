@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from minidiff import ddim, ddpm, evaluation, forward, guidance, improved, training, unet
+from minidiff import ddim, ddpm, evaluation, forward, guidance, improved, latent, training, unet
 
 
 def generator() -> torch.Generator:
@@ -202,6 +202,29 @@ CALLS |= {
 }
 
 
+VAE = randomised(latent.Autoencoder(channels=(8, 8)))
+IMAGES, LATENTS = torch.randn(4, 1, 6, 6), torch.randn(4, 4, 3, 3)
+
+CALLS |= {
+    "Posterior": lambda _: [
+        latent.Posterior(X, NOISE).sample(),
+        latent.Posterior(X, NOISE).sample(generator=generator()),
+        latent.Posterior(X, NOISE).kl(),
+    ],
+    "Autoencoder": lambda _: [
+        VAE.encode(IMAGES), VAE.decode(LATENTS), VAE.to_latents(IMAGES), VAE.to_images(LATENTS)
+    ],
+    "AutoencoderLoss": lambda _: latent.AutoencoderLoss(X, X, X),
+    "autoencoder_loss": lambda _: [
+        latent.autoencoder_loss(VAE, IMAGES, 0.1),
+        latent.autoencoder_loss(VAE, IMAGES, 0.1, generator=generator()),
+    ],
+    "scale_factor_of": lambda _: latent.scale_factor_of(X),
+    "psnr": lambda _: latent.psnr(X, NOISE),
+    "multiply_adds": lambda _: latent.multiply_adds(MODEL, X, T, CONTEXT),
+}  # fmt: skip
+
+
 def leaves(result: Any) -> Iterator[Any]:
     """Every tensor and number in a result."""
     if isinstance(result, nn.Module):
@@ -239,7 +262,7 @@ def test_the_default_device_changes_nothing(name, tmp_path):
 def test_no_public_function_is_left_out():
     public = {
         name
-        for module in (forward, unet, training, ddpm, evaluation, improved, ddim, guidance)
+        for module in (forward, unet, training, ddpm, evaluation, improved, ddim, guidance, latent)
         for name, value in vars(module).items()
         if (inspect.isfunction(value) or inspect.isclass(value))
         and value.__module__ == module.__name__

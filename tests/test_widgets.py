@@ -26,11 +26,13 @@ from minidiff.lab.widgets import (
     forward_explorer,
     gaussian_explorer,
     guidance_explorer,
+    interpolation_explorer,
     loss_explorer,
     schedule_explorer,
     trajectory_explorer,
     variance_explorer,
 )
+from minidiff.latent import Autoencoder
 from minidiff.training import training_target
 from minidiff.unet import UNet
 
@@ -557,3 +559,66 @@ def test_guidance_explorer_refuses_what_cannot_be_compared():
         guidance_explorer(OneOfTwo(), cosine_schedule(), "x_0", ["bag"], scales=(0, 2))
     with pytest.raises(ValueError, match="n_images must be at least 2, got 1"):
         guidance_explorer(OneOfTwo(), cosine_schedule(), "x_0", ["bag"], n_images=1)
+
+
+# --- chapter 09 ---
+
+
+class Halves(Autoencoder):
+    """Its latents are half the picture, so each way of mixing can be said in closed form."""
+
+    def to_latents(self, x):
+        return x / 2
+
+    def to_images(self, z):
+        return 2 * z
+
+
+def walks(n_items: int = 3) -> Explorer:
+    greys = torch.linspace(-0.8, 0.8, n_items).view(-1, 1, 1, 1)
+    x = greys * torch.ones(n_items, 1, 8, 8)
+    model = lambda x_t, t, context=None: torch.zeros_like(x_t)  # noqa: E731  # sees no noise
+    denoise = Denoiser(model, cosine_schedule(), clip=None)
+    real = torch.zeros(2, 1, 8, 8)
+    return interpolation_explorer(Halves(), denoise, x, ["night", "dusk", "day"][:n_items], real)
+
+
+def test_interpolation_explorer_follows_both_controls():
+    explorer = walks()
+    values = {name: control.value for name, control in explorer.controls.items()}
+    assert values == {"pair": 0, "step": 4}
+    assert [label for label, _ in explorer.controls["pair"].options] == [
+        "night - dusk",
+        "night - day",
+        "dusk - day",
+    ]
+    seen = {explorer.png}
+    for name, value in (("pair", 1), ("step", 0), ("step", 7), ("pair", 2)):
+        explorer.controls[name].value = value
+        assert explorer.png not in seen
+        assert is_static_png(explorer)
+        seen.add(explorer.png)
+
+
+@pytest.mark.parametrize("step", [0, 3, 8])
+def test_interpolation_explorer_measures_what_it_mixes(step):
+    explorer = walks()
+    explorer.controls["pair"].value = 1  # from -0.8 to 0.8: both straight lines pass through 0
+    explorer.controls["step"].value = step
+    grey = abs(-0.8 + 1.6 * step / 8)
+    sentence = f"{step} / 8 of the way from night to day. To the nearest real image: "
+    assert explorer.sentence.startswith(f"{sentence}pixels {grey:.2f}, latents {grey:.2f}, noise ")
+    if step in (0, 8):  # this model leads back to where it came from
+        assert explorer.sentence.endswith(f"noise {grey:.2f}.")
+
+
+def test_interpolation_explorer_refuses_what_does_not_fit():
+    with pytest.raises(
+        ValueError, match="x and names must have as many items, 2 or more, got 1 and"
+    ):
+        walks(1)
+    model = lambda x_t, t, context=None: torch.zeros_like(x_t)  # noqa: E731
+    denoise = Denoiser(model, cosine_schedule(), clip=None)
+    x = torch.zeros(2, 1, 8, 8)
+    with pytest.raises(ValueError, match="x and names must have as many items, 2 or more, got 2"):
+        interpolation_explorer(Halves(), denoise, x, ["night"], x)

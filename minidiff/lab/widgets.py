@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
-from minidiff.ddim import sample_ddim, sample_dpm_solver
+from minidiff.ddim import ddim_invert, sample_ddim, sample_dpm_solver, slerp
 from minidiff.ddpm import Denoiser, Step, respace
 from minidiff.evaluation import (
     copying_z,
@@ -40,6 +40,7 @@ from minidiff.forward import (
 from minidiff.guidance import guided
 from minidiff.improved import learned_log_variance
 from minidiff.lab.show import COLORS, draw_images, figure, png, quick_png
+from minidiff.latent import Autoencoder
 from minidiff.training import PredictionType, autocast, training_target
 from minidiff.unet import UNet
 
@@ -869,4 +870,94 @@ def guidance_explorer(
         ),
         "noise": ipywidgets.IntSlider(value=0, min=0, max=9, description="new noise"),
     }  # fmt: skip
+    return Explorer(draw, controls)
+
+
+def interpolation_explorer(
+    autoencoder: Autoencoder,
+    denoise: Denoiser,
+    x: Tensor,
+    names: Sequence[str],
+    real: Tensor,
+    n_calls: int = 25,
+) -> Explorer:
+    """Walk from one image to another in pixels, in latents, and in noise (chapter 09).
+
+    Every picture of every pair is made when the explorer is: mixed pixel by pixel; decoded from
+    mixed latents; and drawn by DDIM from mixed noises, those to which it leads the latents back.
+
+    Args:
+        autoencoder: Makes latents of images and images of latents.
+        denoise: A model of its latents, without clipping.
+        x: Images (B, C, H, W) in [-1, 1], two or more.
+        names: One for each.
+        real: Other images, (N, C, H, W), to the nearest of which each picture is compared.
+        n_calls: Calls of the model, each way.
+
+    Raises:
+        ValueError: If there are fewer than two images, or not one name for each.
+
+    >>> model = lambda x_t, t, context=None: torch.zeros_like(x_t)
+    >>> denoise = Denoiser(model, cosine_schedule(), "x_0", clip=None)
+    >>> x = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 8, 8)
+    >>> explorer = interpolation_explorer(Autoencoder(), denoise, x, ["night", "day"], x)
+    >>> explorer.sentence.split(". ")[0]
+    '4 / 8 of the way from night to day'
+    """
+    if len(x) < 2 or len(names) != len(x):
+        raise ValueError(
+            f"x and names must have as many items, 2 or more, got {len(x)} and {names}"
+        )
+    n_steps = 8
+    weights = [i / n_steps for i in range(n_steps + 1)]
+    pairs = [(a, b) for a in range(len(x)) for b in range(a + 1, len(x))]
+    a, b = (x[[pair[i] for pair in pairs]] for i in (0, 1))  # (P, C, H, W) each
+    with torch.no_grad(), autocast(x.device):
+        z_a, z_b = autoencoder.to_latents(a), autoencoder.to_latents(b)
+        noise_a, noise_b = ddim_invert(denoise, torch.cat([z_a, z_b]), n_calls).chunk(2)
+        mixed = torch.cat([slerp(noise_a, noise_b, weight) for weight in weights])
+        drawn = sample_ddim(denoise, mixed.shape, n_calls, x_T=mixed)
+        ways = {
+            "pixels": torch.cat([a.lerp(b, weight) for weight in weights]),
+            "latents": autoencoder.to_images(torch.cat([z_a.lerp(z_b, w) for w in weights])),
+            "noise": autoencoder.to_images(drawn),
+        }
+    far, pictures = {}, {}
+    for way, images in ways.items():
+        images = images.float().cpu().clamp(-1, 1)
+        root = images[0].numel() ** 0.5  # a distance becomes a root mean square over pixels
+        far[way] = nearest_distances(images, real.cpu()).view(-1, len(pairs)) / root
+        pictures[way] = images.view(-1, len(pairs), *x.shape[1:])  # (n_steps + 1, P, C, H, W)
+
+    def draw(pair: int, step: int) -> tuple[Figure, str]:
+        start, end = (names[i] for i in pairs[pair])
+        fig, (left, right) = figure(
+            "What lies between two pictures?", 1, 2, (8.5, 2.7), width_ratios=(2.2, 1)
+        )
+        strips = torch.cat([pictures[way][:, pair] for way in ways])
+        draw_images(left, strips, f"{start} to {end}", n_columns=n_steps + 1)
+        height, width = strips.shape[-2] + 1, strips.shape[-1] + 1
+        for row, way in enumerate(ways):
+            left.text(-2, (row + 0.5) * height, way, ha="right", va="center", fontsize=9)
+        left.axvspan(step * width, (step + 1) * width, fill=False, edgecolor=COLORS[1], linewidth=2)
+        for (way, curve), style in zip(far.items(), ("o-", "s--", "^:"), strict=True):
+            right.plot(weights, curve[:, pair], style, label=way, markersize=4)
+        right.axvline(weights[step], color=COLORS[1], linewidth=1)
+        right.set(xlim=(-0.03, 1.03), ylim=(0, 0.55), xlabel="share of the way")
+        right.set_title("distance to the nearest real one", fontsize=10)
+        right.legend(loc="lower center", fontsize=7, ncols=3)
+        here = ", ".join(f"{way} {curve[step, pair]:.2f}" for way, curve in far.items())
+        way = f"{step} / {n_steps} of the way from {start} to {end}"
+        return fig, f"{way}. To the nearest real image: {here}."
+
+    controls = {
+        "pair": ipywidgets.Dropdown(
+            options=[(f"{names[i]} - {names[j]}", k) for k, (i, j) in enumerate(pairs)],
+            value=0,
+            description="pair",
+        ),
+        "step": ipywidgets.IntSlider(
+            value=n_steps // 2, min=0, max=n_steps, description="eighths of the way"
+        ),
+    }
     return Explorer(draw, controls)
