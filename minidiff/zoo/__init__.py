@@ -12,7 +12,14 @@ from minidiff.zoo.checkpoints import (
     train_recipe,
 )
 from minidiff.zoo.judges import Judge, judge_images
-from minidiff.zoo.recipes import RECIPES, DiffusionRecipe, HybridRecipe, JudgeRecipe, Recipe
+from minidiff.zoo.recipes import (
+    RECIPES,
+    DiffusionRecipe,
+    HybridRecipe,
+    JudgeRecipe,
+    Recipe,
+    SuperResolutionRecipe,
+)
 from minidiff.zoo.sampling import sample
 
 __all__ = [
@@ -25,6 +32,7 @@ __all__ = [
     "JudgeRecipe",
     "Pretrained",
     "Recipe",
+    "SuperResolutionRecipe",
     "judge_images",
     "load",
     "nearest_distances",
