@@ -408,6 +408,8 @@ def _step_down(
 
 def _mask_for(known: Tensor, mask: Tensor) -> Tensor:
     """Check a mask and bring it to the device of what it masks."""
+    if not known.is_floating_point():
+        raise TypeError(f"known must be floating point, got {known.dtype}")
     if mask.dtype != torch.bool:
         raise TypeError(f"mask must be bool, True where data is known, got {mask.dtype}")
     try:

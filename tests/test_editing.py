@@ -241,12 +241,13 @@ def test_of_a_finite_set_the_points_are_drawn_that_agree_with_what_is_known():
     right = []
     for n_resample in (1, 10):
         x = inpaint(denoise, known, mask, 25, n_resample, generator(5))[:, 0]
-        assert gap(x.abs(), torch.ones_like(x)) < 1e-3  # every sample is a point of the set
+        between = ((x.abs() - 1).abs() > 1e-3).double().mean().item()  # at no point of the set
+        assert between < (0.01, 1e-9)[len(right)]
         right.append((x[:, 1] > 0).double().mean().item())
         up = (x[:, 2] > 0).double().mean().item()
         assert abs(up - 0.5) < 5 * 0.5 / math.sqrt(2000)
-    assert right[0] < right[1] - 0.02
-    assert right[1] > 0.97
+    assert right[0] < 0.995  # one in a hundred denies what is known
+    assert right[1] > 0.9995
 
 
 # --- resolution ---
@@ -422,7 +423,7 @@ def test_of_a_finite_set_a_damaged_point_is_mended():
 def test_psnr_is_that_of_torchmetrics():
     x, reference = uniform(4, 3, 5, 6), uniform(4, 3, 5, 6, seed=1)
     oracle = PeakSignalNoiseRatio(data_range=2.0, reduction="none", dim=(1, 2, 3))
-    assert gap(psnr(x, reference), oracle(x, reference)) < 1e-10
+    assert gap(psnr(x, reference), oracle(x, reference)) < 1e-6  # it counts in float32
     assert psnr(x, x).isinf().all()
     ten = psnr(x, x + 0.1, data_range=1.0)
     assert gap(ten, torch.full_like(ten, 20.0)) < 1e-10
@@ -450,7 +451,8 @@ BROKEN = torch.tensor([0, torch.inf, 0, 0]).expand(2, 1, 4)
         (lambda: inpaint(DENOISE, KNOWN, MASK, n_steps=1001), ValueError, "got 1001"),
         (lambda: inpaint(DENOISE, KNOWN[:0], MASK), ValueError, "at least one item"),
         (lambda: inpaint(DENOISE, BROKEN, ~MASK, 4), ValueError, "x_0 must be finite"),
-        (lambda: inpaint(DENOISE, KNOWN.long(), MASK, 4), (TypeError, RuntimeError), ""),
+        (lambda: inpaint(DENOISE, KNOWN.long(), MASK, 4), TypeError,
+         "known must be floating point, got torch.int64"),
         (lambda: downsample(torch.zeros(1, 1, 7, 8), 4), ValueError,
          r"factor must divide each dimension of space \(7, 8\), got 4"),
         (lambda: downsample(torch.zeros(1, 1), 1), ValueError, "factor must divide"),

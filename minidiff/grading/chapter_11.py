@@ -53,21 +53,21 @@ def merge(mask: Tensor, known: Tensor, drawn: Tensor) -> Tensor:
 
 @merge.misconception
 def sources_exchanged(mask: Tensor, known: Tensor, drawn: Tensor) -> Tensor:
-    """The two are exchanged: what is known is thrown away, and what is hidden taken from it. True in
-    the mask stands for known.
+    """The two are exchanged: what is known is thrown away, and what is hidden taken from it. True
+    in the mask stands for known.
     """
     return torch.where(mask, drawn, known)
 
 
 @merge.misconception
 def hidden_left_empty(mask: Tensor, known: Tensor, drawn: Tensor) -> Tensor:
-    """The known part is right, but the hidden one is 0 everywhere. The drawn values belong there."""
+    """The known part is right, but the hidden one is 0. The drawn values belong there."""
     return known * mask
 
 
 @merge.misconception
 def known_left_empty(mask: Tensor, known: Tensor, drawn: Tensor) -> Tensor:
-    """The hidden part is right, but the known one is 0 everywhere. Add known, where mask is True."""
+    """The hidden part is right, but the known one is 0. Add known, where mask is True."""
     return drawn * ~mask
 
 
@@ -81,15 +81,17 @@ def drawn_added_everywhere(mask: Tensor, known: Tensor, drawn: Tensor) -> Tensor
 
 @merge.misconception
 def known_added_everywhere(mask: Tensor, known: Tensor, drawn: Tensor) -> Tensor:
-    """What stands in known where the mask is False is added to the drawn value. It is hidden: nobody
-    may look at it.
+    """What stands in known where the mask is False is added to the drawn value. It is hidden:
+    nobody may look at it.
     """
     return known + drawn * ~mask
 
 
 @merge.misconception
 def blended(mask: Tensor, known: Tensor, drawn: Tensor) -> Tensor:
-    """Where data is known this is the mean of both. Known is known: no drawn value has a part in it."""
+    """Where data is known this is the mean of both. Known is known: no drawn value has a part in
+    it.
+    """
     return torch.where(mask, (known + drawn) / 2, drawn)
 
 
@@ -109,8 +111,8 @@ def known_values_in_a_row(mask: Tensor, known: Tensor, drawn: Tensor) -> Tensor:
 
 @merge.misconception
 def one_truth_for_many(mask: Tensor, known: Tensor, drawn: Tensor) -> Tensor:
-    """`if` needs a single yes or no, and the mask holds one for each value. torch.where chooses value
-    by value.
+    """`if` needs a single yes or no, and the mask holds one for each value. torch.where chooses
+    value by value.
     """
     return known if mask else drawn
 
@@ -154,16 +156,16 @@ def known_at(known: Tensor, noise: Tensor, i: int, a_bar: Tensor) -> Tensor:
 
 @known_at.misconception
 def level_before_the_step(known: Tensor, noise: Tensor, i: int, a_bar: Tensor) -> Tensor:
-    """This is the level before step i. After it the rest is at a_bar[i - 1], and at clean data after
-    step 0.
+    """This is the level before step i. After it the rest is at a_bar[i - 1], and at clean data
+    after step 0.
     """
     return _diffused(known, noise, a_bar[i])
 
 
 @known_at.misconception
 def level_before_but_clean_at_last(known: Tensor, noise: Tensor, i: int, a_bar: Tensor) -> Tensor:
-    """Clean after step 0, right; but after any other this is the level before the step. The rest has
-    come down to a_bar[i - 1].
+    """Clean after step 0, right; but after any other this is the level before the step. The rest
+    has come down to a_bar[i - 1].
     """
     return known if i == 0 else _diffused(known, noise, a_bar[i])
 
@@ -194,7 +196,7 @@ def always_clean(known: Tensor, noise: Tensor, i: int, a_bar: Tensor) -> Tensor:
 
 @known_at.misconception
 def no_roots(known: Tensor, noise: Tensor, i: int, a_bar: Tensor) -> Tensor:
-    """Both roots are missing: a_bar and 1 - a_bar are variances, and the weights are their roots."""
+    """Both roots are missing: a_bar and 1 - a_bar are variances, the weights their roots."""
     return known if i == 0 else a_bar[i - 1] * known + (1 - a_bar[i - 1]) * noise
 
 
@@ -264,24 +266,24 @@ def up_again(x: Tensor, noise: Tensor, i: int, a_bar: Tensor) -> Tensor:
 
 @up_again.misconception
 def as_if_clean(x: Tensor, noise: Tensor, i: int, a_bar: Tensor) -> Tensor:
-    """This is the jump from clean data. x already has the noise of level i - 1: add that of one step,
-    with alpha = a_bar[i] / a_bar[i - 1].
+    """This is the jump from clean data. x already has the noise of level i - 1: add that of one
+    step, with alpha = a_bar[i] / a_bar[i - 1].
     """
     return _diffused(x, noise, a_bar[i])
 
 
 @up_again.misconception
 def as_if_clean_and_one_lower(x: Tensor, noise: Tensor, i: int, a_bar: Tensor) -> Tensor:
-    """This jumps from clean data to level i - 1, where x already is. One step up takes
-    alpha = a_bar[i] / a_bar[i - 1].
+    """This jumps from clean data to level i - 1, where x already is. One step up takes alpha =
+    a_bar[i] / a_bar[i - 1].
     """
     return _diffused(x, noise, a_bar[i - 1])
 
 
 @up_again.misconception
 def one_step_too_high(x: Tensor, noise: Tensor, i: int, a_bar: Tensor) -> Tensor:
-    """This is the alpha of the next step, a_bar[i + 1] / a_bar[i]. x comes from level i - 1 and goes
-    to level i.
+    """This is the alpha of the next step, a_bar[i + 1] / a_bar[i]. x comes from level i - 1 and
+    goes to level i.
     """
     return _diffused(x, noise, a_bar[i + 1] / a_bar[i])
 
@@ -296,14 +298,14 @@ def nothing_fades(x: Tensor, noise: Tensor, i: int, a_bar: Tensor) -> Tensor:
 
 @up_again.misconception
 def both_roots_missing(x: Tensor, noise: Tensor, i: int, a_bar: Tensor) -> Tensor:
-    """Both roots are missing: alpha and 1 - alpha are variances, and the weights are their roots."""
+    """Both roots are missing: alpha and 1 - alpha are variances, the weights their roots."""
     alpha = a_bar[i] / a_bar[i - 1]
     return alpha * x + (1 - alpha) * noise
 
 
 @up_again.misconception
 def root_of_beta_missing(x: Tensor, noise: Tensor, i: int, a_bar: Tensor) -> Tensor:
-    """The noise is multiplied by its variance, beta = 1 - alpha. Its deviation is the root of that."""
+    """The noise is multiplied by its variance, 1 - alpha. Its deviation is the root of that."""
     alpha = a_bar[i] / a_bar[i - 1]
     return alpha.sqrt() * x + (1 - alpha) * noise
 
@@ -317,8 +319,8 @@ def root_of_alpha_missing(x: Tensor, noise: Tensor, i: int, a_bar: Tensor) -> Te
 
 @up_again.misconception
 def alpha_and_beta_exchanged(x: Tensor, noise: Tensor, i: int, a_bar: Tensor) -> Tensor:
-    """The two weights are exchanged: nearly all of x is thrown away. It keeps the root of alpha, and
-    the noise gets the root of beta = 1 - alpha.
+    """The two weights are exchanged: nearly all of x is thrown away. It keeps the root of alpha,
+    and the noise gets the root of beta = 1 - alpha.
     """
     alpha = a_bar[i] / a_bar[i - 1]
     return (1 - alpha).sqrt() * x + alpha.sqrt() * noise
@@ -343,8 +345,8 @@ def variance_of_the_way_down(x: Tensor, noise: Tensor, i: int, a_bar: Tensor) ->
 
 @up_again.misconception
 def only_faded(x: Tensor, noise: Tensor, i: int, a_bar: Tensor) -> Tensor:
-    """x is scaled down, but no noise is added: the next step would expect some and take away what is
-    there.
+    """x is scaled down, but no noise is added: the next step would expect some and take away what
+    is there.
     """
     return (a_bar[i] / a_bar[i - 1]).sqrt() * x
 
@@ -378,8 +380,8 @@ def project(x_0: Tensor, low: Tensor, factor: int) -> Tensor:
 
 @project.misconception
 def low_alone(x_0: Tensor, low: Tensor, factor: int) -> Tensor:
-    """This is low in large squares: consistent, but nothing is left of x_0. Keep its detail, which is
-    what x_0 has beyond its own block means.
+    """This is low in large squares: consistent, but nothing is left of x_0. Keep its detail, which
+    is what x_0 has beyond its own block means.
     """
     return _repeated(low, factor)
 
@@ -400,8 +402,8 @@ def detail_alone(x_0: Tensor, low: Tensor, factor: int) -> Tensor:
 
 @project.misconception
 def away_from_low(x_0: Tensor, low: Tensor, factor: int) -> Tensor:
-    """A sign: the difference is added the wrong way round, and the result is twice as far from low as
-    x_0 was. What is missing is low minus the block means.
+    """A sign: the difference is added the wrong way round, and the result is twice as far from low
+    as x_0 was. What is missing is low minus the block means.
     """
     return x_0 - _repeated(low - F.avg_pool2d(x_0, factor), factor)
 
@@ -422,8 +424,8 @@ def largest_pixel(x_0: Tensor, low: Tensor, factor: int) -> Tensor:
 
 @project.misconception
 def smooth_correction(x_0: Tensor, low: Tensor, factor: int) -> Tensor:
-    """What is missing is spread smoothly, by bilinear interpolation. That looks better, but the block
-    means are then not exactly low: repeat each value over its block.
+    """What is missing is spread smoothly, by bilinear interpolation. That looks better, but the
+    block means are then not exactly low: repeat each value over its block.
     """
     missing = low - F.avg_pool2d(x_0, factor)
     return x_0 + F.interpolate(missing, scale_factor=factor, mode="bilinear")
@@ -447,8 +449,8 @@ def mean_of_the_picture(x_0: Tensor, low: Tensor, factor: int) -> Tensor:
 
 @project.misconception
 def transposed(x_0: Tensor, low: Tensor, factor: int) -> Tensor:
-    """What is missing is divided by the number of pixels of a block: that is A transposed. To raise a
-    mean by 1, every pixel has to rise by 1, which is the pseudo-inverse.
+    """What is missing is divided by the number of pixels of a block: that is A transposed. To raise
+    a mean by 1, every pixel has to rise by 1, which is the pseudo-inverse.
     """
     return x_0 + _repeated(low - F.avg_pool2d(x_0, factor), factor) / factor**2
 
@@ -487,7 +489,7 @@ StepDown = Callable[[Tensor, int], Tensor]
 
 
 class _StepDown:
-    """A step that means nothing, but depends on its number and carries values to their neighbours."""
+    """A step of no meaning, which depends on its number and mixes neighbours."""
 
     def __call__(self, x: Tensor, i: int) -> Tensor:
         return 0.8 * torch.sin(1.3 * x + 0.9 * i) + 0.6 * x.roll(1, -1) - 0.3 * x.flip(-1)
@@ -535,8 +537,8 @@ def _walk(
 def upwards(
     step: StepDown, known: Tensor, mask: Tensor, x_T: Tensor, noise: Tensor, a_bar: Tensor
 ) -> Tensor:
-    """The steps are made in the order 0, 1, 2, ... The walk starts at noise, with the last step, and
-    ends with step 0.
+    """The steps are made in the order 0, 1, 2, ... The walk starts at noise, with the last step,
+    and ends with step 0.
     """
     level = lambda i: known if i == 0 else _diffused(known, noise, a_bar[i - 1])  # noqa: E731
     return _walk(step, known, mask, x_T, noise, a_bar, level, range(len(a_bar)))
@@ -546,8 +548,8 @@ def upwards(
 def clean_throughout(
     step: StepDown, known: Tensor, mask: Tensor, x_T: Tensor, noise: Tensor, a_bar: Tensor
 ) -> Tensor:
-    """Clean data is put in after every step, beside a part that is still noisy. Bring it to the level
-    a_bar[i - 1] first; only after step 0 it is clean.
+    """Clean data is put in after every step, beside a part that is still noisy. Bring it to the
+    level a_bar[i - 1] first; only after step 0 it is clean.
     """
     return _walk(step, known, mask, x_T, noise, a_bar, lambda i: known)
 
@@ -556,8 +558,8 @@ def clean_throughout(
 def put_in_at_the_end_only(
     step: StepDown, known: Tensor, mask: Tensor, x_T: Tensor, noise: Tensor, a_bar: Tensor
 ) -> Tensor:
-    """What is known is put in only at the end, so that the rest was drawn without knowing it. Put it
-    in after each step.
+    """What is known is put in only at the end, so that the rest was drawn without knowing it. Put
+    it in after each step.
     """
     x = x_T
     for i in reversed(range(len(a_bar))):
@@ -606,8 +608,8 @@ def put_in_before_each_step(
 def put_in_before_each_step_and_at_the_end(
     step: StepDown, known: Tensor, mask: Tensor, x_T: Tensor, noise: Tensor, a_bar: Tensor
 ) -> Tensor:
-    """This puts what is known into x_T as well, before the first step. It would serve, but is not what
-    is asked for: start from x_T as it is, and put it in after each step.
+    """This puts what is known into x_T as well, before the first step. It would serve, but is not
+    what is asked for: start from x_T as it is, and put it in after each step.
     """
     x = x_T
     for i in reversed(range(len(a_bar))):
@@ -630,7 +632,7 @@ def one_level_too_noisy(
 def never_clean(
     step: StepDown, known: Tensor, mask: Tensor, x_T: Tensor, noise: Tensor, a_bar: Tensor
 ) -> Tensor:
-    """All is right but the end: a little noise is left in what is known. After step 0 it is clean."""
+    """All is right but the end, where a little noise is left. After step 0, known is clean."""
     level = lambda i: _diffused(known, noise, a_bar[max(i - 1, 0)])  # noqa: E731
     return _walk(step, known, mask, x_T, noise, a_bar, level)
 
@@ -650,8 +652,8 @@ def noise_at_the_end(
 def level_before_the_step_throughout(
     step: StepDown, known: Tensor, mask: Tensor, x_T: Tensor, noise: Tensor, a_bar: Tensor
 ) -> Tensor:
-    """What is known comes in at the level before each step, a_bar[i], and ends with noise in it. After
-    step i the rest is at a_bar[i - 1], and clean after step 0.
+    """What is known comes in at the level before each step, a_bar[i], and ends with noise in it.
+    After step i the rest is at a_bar[i - 1], and clean after step 0.
     """
     level = lambda i: _diffused(known, noise, a_bar[i])  # noqa: E731
     return _walk(step, known, mask, x_T, noise, a_bar, level)
@@ -672,8 +674,8 @@ def the_wrong_part(
 def step_0_missing(
     step: StepDown, known: Tensor, mask: Tensor, x_T: Tensor, noise: Tensor, a_bar: Tensor
 ) -> Tensor:
-    """The loop stops before step 0: `range(n - 1, 0, -1)` leaves out its end. reversed(range(n)) has
-    all of them.
+    """The loop stops before step 0: `range(n - 1, 0, -1)` leaves out its end. reversed(range(n))
+    has all of them.
     """
     level = lambda i: _diffused(known, noise, a_bar[i - 1])  # noqa: E731
     return _walk(step, known, mask, x_T, noise, a_bar, level, range(len(a_bar) - 1, 0, -1))
