@@ -23,6 +23,7 @@ from minidiff.zoo import BOUNDS
 from topics.common import RESULTS, stored
 
 TOPICS = ("judge", "fashion", "evaluation", "fashion-improved", "few-steps", "guidance", "speed")
+TOPICS += ("inpainting", "super-resolution")
 HEAD = """# What was measured
 
 `make measure` writes this page and the files in `results/`. Nothing is selected: each seed must
