@@ -65,9 +65,9 @@ def load(name: str, device: torch.device | str = "cpu", path: Path | None = None
         ValueError: If there is no such recipe, or the file is damaged or fits another model.
         FileNotFoundError: If the weight file is missing.
 
-    >>> load("no such model")
+    >>> load("no such model")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: name must be one of fashion, fashion-improved, judge, got 'no such model'
+    ValueError: name must be one of fashion, fashion-improved, ..., got 'no such model'
     """
     recipe = recipe_named(name)
     path = WEIGHTS / f"{name}.safetensors" if path is None else path
