@@ -960,8 +960,8 @@ def inpaint_explorer(
             generator = torch.Generator().manual_seed(seed)
             with autocast(x_0.device):
                 x = inpaint(denoise, images, known_in(cells), n_steps, repeats, generator)
-            for picture, samples in zip(pictures, x.float().cpu().split(n_samples), strict=True):
-                drawn[picture, way, cells] = samples
+            x = x.float().cpu().view(len(pictures), n_samples, *x_0.shape[1:])
+            drawn.update({(p, way, cells): x[i] for i, p in enumerate(pictures)})
 
     def draw(picture: int, way: str, mask: str) -> tuple[Figure, str]:
         cells = mask.split()[0]
