@@ -353,8 +353,8 @@ def psnr(x: Tensor, reference: Tensor, data_range: float = 2.0) -> Tensor:
     Raises:
         ValueError: If the shapes differ or data_range is not positive.
 
-    >>> psnr(torch.zeros(1, 1, 8, 8), torch.full((1, 1, 8, 8), 0.2))
-    tensor([20.], dtype=torch.float64)
+    >>> psnr(torch.zeros(1, 1, 8, 8), torch.full((1, 1, 8, 8), 0.25))
+    tensor([18.0618], dtype=torch.float64)
     """
     if x.shape != reference.shape:
         raise ValueError(
