@@ -603,7 +603,8 @@ def test_a_mask_is_drawn_with_mouse_and_keyboard_and_filled_in(notebook: Noteboo
     expect(square(1, 1)).not_to_have_css("background-color", orange)
     before = explorer.state()
     cell.get_by_role("button", name="inpaint", exact=True).click()
-    expect(cell.get_by_role("status")).to_contain_text("20 of 784 pixels were hidden")
+    status = cell.get_by_role("status")
+    expect(status).to_contain_text("20 of 784 pixels were hidden", timeout=PATIENCE)
     after = explorer.state()
     assert after.values == before.values
     assert after.picture != before.picture
