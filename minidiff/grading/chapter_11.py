@@ -246,6 +246,15 @@ def two_levels_down(known: Tensor, noise: Tensor, i: int, a_bar: Tensor) -> Tens
     return known if i <= 1 else _diffused(known, noise, a_bar[i - 2])
 
 
+@known_at.misconception
+def root_and_its_complement(known: Tensor, noise: Tensor, i: int, a_bar: Tensor) -> Tensor:
+    """The weight of what is known is right, but that of the noise is 1 minus it. The squares of the
+    two add up to 1, not the weights: take the root of 1 - a_bar.
+    """
+    root = a_bar[i - 1].sqrt()
+    return known if i == 0 else root * known + (1 - root) * noise
+
+
 # --- 3: up again ---------------------------------------------------------------------------------
 
 
@@ -349,6 +358,33 @@ def only_faded(x: Tensor, noise: Tensor, i: int, a_bar: Tensor) -> Tensor:
     is there.
     """
     return (a_bar[i] / a_bar[i - 1]).sqrt() * x
+
+
+@up_again.misconception
+def difference_for_beta(x: Tensor, noise: Tensor, i: int, a_bar: Tensor) -> Tensor:
+    """The difference of the two levels is taken for beta. Levels are products: the alpha of a step
+    is a_bar[i] divided by a_bar[i - 1], and beta is 1 minus that.
+    """
+    beta = a_bar[i - 1] - a_bar[i]
+    return (1 - beta).sqrt() * x + beta.sqrt() * noise
+
+
+@up_again.misconception
+def step_before(x: Tensor, noise: Tensor, i: int, a_bar: Tensor) -> Tensor:
+    """This is the alpha of the step before, which leads to level i - 1, where x already is. Step i
+    has a_bar[i] / a_bar[i - 1].
+    """
+    alpha = a_bar[i - 1] / a_bar[i - 2] if i > 1 else a_bar[0]
+    return alpha.sqrt() * x + (1 - alpha).sqrt() * noise
+
+
+@up_again.misconception
+def one_minus_the_root(x: Tensor, noise: Tensor, i: int, a_bar: Tensor) -> Tensor:
+    """x fades rightly, but the variance of the noise is 1 minus the root of alpha. It is 1 minus
+    alpha itself.
+    """
+    root = (a_bar[i] / a_bar[i - 1]).sqrt()
+    return root * x + (1 - root).sqrt() * noise
 
 
 # --- 4: consistent at low resolution -------------------------------------------------------------
@@ -481,6 +517,43 @@ def halfway(x_0: Tensor, low: Tensor, factor: int) -> Tensor:
     means lie halfway. Replace the means, and keep the detail whole.
     """
     return (x_0 + _repeated(low, factor)) / 2
+
+
+@project.misconception
+def as_many_times(x_0: Tensor, low: Tensor, factor: int) -> Tensor:
+    """What is missing is multiplied by the number of pixels of a block. If every pixel rises by 1,
+    so does their mean: repeat it as it is.
+    """
+    return x_0 + _repeated(low - F.avg_pool2d(x_0, factor), factor) * factor**2
+
+
+@project.misconception
+def all_in_one_pixel(x_0: Tensor, low: Tensor, factor: int) -> Tensor:
+    """The block means are right, but one pixel of each block makes up for all of them. That is
+    a long way from x_0; the nearest picture moves every pixel alike.
+    """
+    x = x_0.clone()
+    x[..., ::factor, ::factor] += (low - F.avg_pool2d(x_0, factor)) * factor**2
+    return x
+
+
+@project.misconception
+def by_a_ratio(x_0: Tensor, low: Tensor, factor: int) -> Tensor:
+    """Each block is multiplied until its mean is right. That is consistent but not the nearest
+    picture, and a mean near 0 blows it up: add the difference.
+    """
+    return x_0 * _repeated(low / F.avg_pool2d(x_0, factor), factor)
+
+
+@project.misconception
+def axes_exchanged(x_0: Tensor, low: Tensor, factor: int) -> Tensor:
+    """The picture is cut into pieces with the two halves of each axis exchanged: the axis of blocks
+    comes first, that within a block second, as in reshape(b, c, h, factor, w, factor).
+    """
+    b, c, h, w = low.shape
+    pieces = x_0.reshape(b, c, factor, h, factor, w)
+    missing = low - pieces.mean((2, 4))
+    return (pieces + missing[:, :, None, :, None, :]).reshape(x_0.shape)
 
 
 # --- 5: the loop ---------------------------------------------------------------------------------
@@ -722,3 +795,59 @@ def no_roots_in_the_level(
         return known if i == 0 else a_bar[i - 1] * known + (1 - a_bar[i - 1]) * noise
 
     return _walk(step, known, mask, x_T, noise, a_bar, level)
+
+
+@inpaint.misconception
+def nothing_at_the_end(
+    step: StepDown, known: Tensor, mask: Tensor, x_T: Tensor, noise: Tensor, a_bar: Tensor
+) -> Tensor:
+    """After step 0 nothing is put in, so that known values do not end exact. No noise is to be
+    added then, but what is known still has to go in, clean.
+    """
+    x = x_T
+    for i in reversed(range(len(a_bar))):
+        x = step(x, i)
+        if i > 0:
+            x = torch.where(mask, _diffused(known, noise, a_bar[i - 1]), x)
+    return x
+
+
+@inpaint.misconception
+def step_0_never_made(
+    step: StepDown, known: Tensor, mask: Tensor, x_T: Tensor, noise: Tensor, a_bar: Tensor
+) -> Tensor:
+    """Known values end exact, but step 0 is never made: `range(n - 1, 0, -1)` leaves out its end,
+    and what is drawn stays noisy.
+    """
+    x = x_T
+    for i in range(len(a_bar) - 1, 0, -1):
+        x = torch.where(mask, _diffused(known, noise, a_bar[i - 1]), step(x, i))
+    return torch.where(mask, known, x)
+
+
+@inpaint.misconception
+def known_overwritten(
+    step: StepDown, known: Tensor, mask: Tensor, x_T: Tensor, noise: Tensor, a_bar: Tensor
+) -> Tensor:
+    """In the loop, known itself is overwritten by its noisy version, and the next step makes that
+    noisy again. Give the noisy version a name of its own.
+    """
+    x = x_T
+    for i in reversed(range(len(a_bar))):
+        if i > 0:
+            known = _diffused(known, noise, a_bar[i - 1])
+        x = torch.where(mask, known, step(x, i))
+    return x
+
+
+@inpaint.misconception
+def noise_of_the_start(
+    step: StepDown, known: Tensor, mask: Tensor, x_T: Tensor, noise: Tensor, a_bar: Tensor
+) -> Tensor:
+    """What is known gets x_T as its noise. x_T is where the walk starts; the noise of the known
+    part is the argument `noise`.
+    """
+    return _walk(
+        step, known, mask, x_T, noise, a_bar,
+        lambda i: known if i == 0 else _diffused(known, x_T, a_bar[i - 1]),
+    )  # fmt: skip
