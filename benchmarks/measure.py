@@ -32,6 +32,8 @@ TOPICS = (
     "speed",
     "fashion-vae",
     "fashion-latent",
+    "inpainting",
+    "super-resolution",
 )
 HEAD = """# What was measured
 

@@ -27,6 +27,7 @@ from minidiff.zoo import (
     Judge,
     JudgeRecipe,
     Pretrained,
+    SuperResolutionRecipe,
     judge_images,
     load,
     nearest_distances,
@@ -228,6 +229,10 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("fashion-vae", "fashion-latent"):  # the latter trains on the shipped one's latents
         short = replace(RECIPES[name], n_steps=3, batch_size=4)
         monkeypatch.setitem(RECIPES, name, short)
+    larger = RECIPES["super-resolution"]
+    assert isinstance(larger, SuperResolutionRecipe)
+    larger = replace(larger, n_steps=3, batch_size=4, channels=(8, 16))
+    monkeypatch.setitem(RECIPES, "super-resolution", larger)
     data = normal(300, 1, 28, 28).float().clamp(-1, 1), torch.arange(300) % 10
     monkeypatch.setattr(recipes, "load_fashion", lambda split: data)
     minutes = itertools.count(step=100.0)

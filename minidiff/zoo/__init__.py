@@ -19,6 +19,7 @@ from minidiff.zoo.recipes import (
     JudgeRecipe,
     LatentRecipe,
     Recipe,
+    SuperResolutionRecipe,
     recipe_hash,
 )
 from minidiff.zoo.sampling import sample
@@ -35,6 +36,7 @@ __all__ = [
     "LatentRecipe",
     "Pretrained",
     "Recipe",
+    "SuperResolutionRecipe",
     "judge_images",
     "load",
     "nearest_distances",
