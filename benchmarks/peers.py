@@ -209,7 +209,7 @@ def page(result: dict[str, Any]) -> str:
     ]
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     head_line = (
-        f"One run, a process each ({result['device']}, torch {result['torch']}, {versions}, "
+        f"Side by side, a process each ({result['device']}, torch {result['torch']}, {versions}, "
         f"{result['date']}): medians of {N_WINDOWS} windows of training and of {N_RUNS} or more "
         f"times {N_IMAGES} images drawn with {result['n_calls']} calls. MiB is what a process "
         "needs beyond its libraries and data."
