@@ -22,7 +22,19 @@ from minidiff.lab.machine import best_device
 from minidiff.zoo import BOUNDS
 from topics.common import RESULTS, stored
 
-TOPICS = ("judge", "fashion", "evaluation", "fashion-improved", "few-steps", "guidance", "speed")
+TOPICS = (
+    "judge",
+    "fashion",
+    "evaluation",
+    "fashion-improved",
+    "few-steps",
+    "guidance",
+    "speed",
+    "fashion-vae",
+    "fashion-latent",
+    "inpainting",
+    "super-resolution",
+)
 HEAD = """# What was measured
 
 `make measure` writes this page and the files in `results/`. Nothing is selected: each seed must

@@ -30,6 +30,8 @@ CHAPTERS = {
     "06_improved_ddpm": "improved",
     "07_ddim": "ddim",
     "08_guidance": "guidance",
+    "09_latent_diffusion": "latent",
+    "11_image_editing": "editing",
 }
 FOLDERS = {"data", "zoo", "lab", "grading"}  # what notebooks need and no chapter derives
 MODULES = list(CHAPTERS.values())

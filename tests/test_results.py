@@ -50,6 +50,7 @@ def test_the_measurements_are_as_large_as_they_must_be():
     improved = result("fashion-improved")["frechet"]
     assert (improved["n"], improved["n_calls"]) == (2_000, 50)
     assert [run["seed"] for run in improved["runs"]] == [0, 1, 2]
+    assert (result("super-resolution")["n"], result("inpainting")["n"]) == (2_000, 300)
 
 
 def test_what_was_measured_is_what_the_page_says():

@@ -7,24 +7,36 @@ from minidiff.zoo.checkpoints import (
     Pretrained,
     load,
     note_quality,
-    recipe_hash,
     save_weights,
     train_recipe,
 )
 from minidiff.zoo.judges import Judge, judge_images
-from minidiff.zoo.recipes import RECIPES, DiffusionRecipe, HybridRecipe, JudgeRecipe, Recipe
+from minidiff.zoo.recipes import (
+    RECIPES,
+    AutoencoderRecipe,
+    DiffusionRecipe,
+    HybridRecipe,
+    JudgeRecipe,
+    LatentRecipe,
+    Recipe,
+    SuperResolutionRecipe,
+    recipe_hash,
+)
 from minidiff.zoo.sampling import sample
 
 __all__ = [
     "BOUNDS",
     "RECIPES",
     "WEIGHTS",
+    "AutoencoderRecipe",
     "DiffusionRecipe",
     "HybridRecipe",
     "Judge",
     "JudgeRecipe",
+    "LatentRecipe",
     "Pretrained",
     "Recipe",
+    "SuperResolutionRecipe",
     "judge_images",
     "load",
     "nearest_distances",

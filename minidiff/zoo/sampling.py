@@ -21,6 +21,8 @@ def sample(
 ) -> Tensor:
     """Draw one image for each label by ancestral sampling, with the learned variance if any.
 
+    Latents are drawn in the same way and then decoded.
+
     Args:
         pretrained: A diffusion model, as `load` returns it.
         labels: Classes, (N,) int64 in [0, 10]; 10 asks for no class in particular.
@@ -43,7 +45,7 @@ def sample(
     for part in torch.split(labels, batch_size):
         denoise = pretrained.denoiser({"labels": part.to(device)})
         with autocast(device):
-            shape = (len(part), 1, 28, 28)
+            shape = (len(part), *pretrained.shape)
             x = sample_ddpm(denoise, shape, n_steps, None, generator, device, variance)
-        images.append(x.cpu())
+            images.append(pretrained.to_images(x).cpu())
     return torch.cat(images)
