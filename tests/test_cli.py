@@ -93,6 +93,7 @@ def test_a_line_that_is_no_command_ends_with_2(line: str, what: str, capsys):
     [
         ("sample fashoin", f"{NAMES}, got 'fashoin'"),
         ("sample judge", "'judge' is no diffusion model"),
+        ("sample super-resolution", "'super-resolution' enlarges an image that it is given"),
         ("sample fashion --label 12", "8 Bag, 9 Ankle boot, got 12"),
         ("sample fashion --steps 2000", "n_steps must lie in [1, 1000], got 2000"),
         ("sample fashion --device abacus", "device 'abacus' cannot be used on this machine"),

@@ -9,7 +9,7 @@ from minidiff.ddpm import Variance, sample_ddpm
 from minidiff.improved import learned_variance
 from minidiff.training import autocast
 from minidiff.zoo.checkpoints import Pretrained
-from minidiff.zoo.recipes import HybridRecipe
+from minidiff.zoo.recipes import HybridRecipe, SuperResolutionRecipe
 
 
 def sample(
@@ -33,11 +33,18 @@ def sample(
     Returns:
         Images (N, 1, 28, 28) in [-1, 1] on the CPU.
 
+    Raises:
+        ValueError: If it is no diffusion model, or one that enlarges a given image.
+
     >>> from minidiff.zoo import load
     >>> images = sample(load("fashion"), torch.tensor([9, 9]), n_steps=2)  # two ankle boots
     >>> images.shape
     torch.Size([2, 1, 28, 28])
     """
+    if isinstance(pretrained.recipe, SuperResolutionRecipe):
+        raise ValueError(
+            f"{pretrained.recipe.name!r} enlarges an image that it is given; labels make none"
+        )
     device = next(pretrained.model.parameters()).device
     learned = isinstance(pretrained.recipe, HybridRecipe)
     variance: Variance = learned_variance if learned else "beta_tilde"
