@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from helpers import gap, generator, normal, quick, wave
 from minidiff.ddpm import Denoiser, posterior, respace, sample_ddpm, trailing_timesteps
 from minidiff.editing import (
     ImageConditioned,
@@ -26,32 +27,12 @@ from minidiff.forward import cosine_schedule, extract, linear_schedule
 from minidiff.training import train, train_step
 from minidiff.unet import UNet
 
-quick = settings(max_examples=25, deadline=None)
 SCHEDULE = linear_schedule(1000)
 each_resample = pytest.mark.parametrize("n_resample", [1, 2, 5])
 
 
-def gap(a: Tensor, b: Tensor) -> float:
-    """max |a - b|, after asserting that nothing is broadcast."""
-    assert a.shape == b.shape
-    return (a - b).abs().max().item()
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, generator=generator(seed))
-
-
 def uniform(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, dtype=torch.float64, generator=generator(seed)) * 2 - 1
-
-
-def wave(x_t, t, context=None):
-    """A model of no meaning, whose output depends on all that it is given."""
-    return (1.7 * x_t + 0.03 * t.view(-1, *[1] * (x_t.ndim - 1))).sin()
 
 
 class Spy:

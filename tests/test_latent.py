@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
+from helpers import generator, normal
 from minidiff import zoo
 from minidiff.data import load_digits
 from minidiff.ddim import sample_ddim
@@ -29,20 +30,12 @@ from minidiff.unet import UNet
 from minidiff.zoo import RECIPES, AutoencoderRecipe, LatentRecipe, checkpoints, recipe_hash, recipes
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64)
-
-
 def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
     """No parameter stays zero, so that every path shows in the output."""
-    generator = seeded(seed)
+    source = generator(seed)
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=source))
     return module
 
 
@@ -69,7 +62,7 @@ def test_kl_is_the_mean_of_the_log_ratio():
     """Monte Carlo, within five standard errors: no closed form is used."""
     mean, log_variance = torch.tensor([[0.7]]), torch.tensor([[-1.2]])
     z = Posterior(mean.expand(100_000, 1), log_variance.expand(100_000, 1)).sample(
-        generator=seeded()
+        generator=generator()
     )
     p, prior = Normal(mean, (log_variance / 2).exp()), Normal(0.0, 1.0)
     ratio = (p.log_prob(z) - prior.log_prob(z)).double()
@@ -86,7 +79,11 @@ def test_kl_is_zero_for_the_prior_and_positive_beside_it():
 
 def test_a_draw_has_the_mean_and_the_variance_of_the_posterior():
     mean, log_variance, n = torch.tensor([-1.0, 2.0]), torch.tensor([0.5, -3.0]), 100_000
-    z = Posterior(mean.expand(n, 2), log_variance.expand(n, 2)).sample(generator=seeded()).double()
+    z = (
+        Posterior(mean.expand(n, 2), log_variance.expand(n, 2))
+        .sample(generator=generator())
+        .double()
+    )
     variance = log_variance.exp().double()
     assert ((z.mean(0) - mean).abs() < 5 * (variance / n).sqrt()).all()
     assert ((z.var(0) - variance).abs() < 5 * variance * math.sqrt(2 / n)).all()
@@ -104,7 +101,7 @@ def test_a_draw_lets_gradients_through():
 
 def test_a_draw_comes_from_its_generator_or_its_noise():
     posterior = Posterior(normal(2, 3), normal(2, 3, seed=1))
-    a, b = (posterior.sample(generator=seeded(5)) for _ in range(2))
+    a, b = (posterior.sample(generator=generator(5)) for _ in range(2))
     assert torch.equal(a, b)
     assert torch.equal(posterior.sample(torch.zeros(2, 3).double()), posterior.mean)
     assert not torch.equal(posterior.sample(), posterior.sample())
@@ -269,7 +266,7 @@ def test_without_kl_the_posterior_is_as_narrow_as_it_can_be():
 
 def test_every_parameter_is_reached():
     model = small()
-    autoencoder_loss(model, normal(2, 1, 8, 8).float(), 0.1, generator=seeded()).total.backward()
+    autoencoder_loss(model, normal(2, 1, 8, 8).float(), 0.1, generator=generator()).total.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad.abs().max() > 0, name
 
@@ -284,7 +281,7 @@ def test_a_negative_weight_is_refused(weight):
 
 
 def test_psnr_is_that_of_torchmetrics():
-    x = torch.rand(6, 1, 5, 5, generator=seeded(), dtype=torch.float64) * 2 - 1
+    x = torch.rand(6, 1, 5, 5, generator=generator(), dtype=torch.float64) * 2 - 1
     y = (x + 0.3 * normal(6, 1, 5, 5)).clamp(-1, 1)
     expected = peak_signal_noise_ratio(y, x, data_range=2.0, reduction="none", dim=(1, 2, 3))
     assert largest(psnr(x, y) - expected) < 1e-5  # it holds the peak in float32
@@ -382,7 +379,7 @@ def test_latents_are_data_like_any_other(trained):
     model.eval()
     strong = guided(model, {"labels": labels[:20]}, none, 2.0)
     denoise = Denoiser(strong, schedule, "v", clip=None)
-    drawn = sample_ddim(denoise, (20, 4, 2, 2), 5, generator=seeded())
+    drawn = sample_ddim(denoise, (20, 4, 2, 2), 5, generator=generator())
     assert drawn.isfinite().all()
     assert autoencoder.to_images(drawn).shape == (20, 1, 8, 8)
 
@@ -393,7 +390,7 @@ def test_unit_variance_keeps_the_signal_to_noise_ratio_of_the_schedule():
     for scale, constant in ((scale_factor_of(z), True), (1.0, False)):
         for step in (0, 300, 600):
             t = torch.full((4000,), step)
-            z_t, _ = forward_diffusion(scale * z, t, schedule, generator=seeded(1))
+            z_t, _ = forward_diffusion(scale * z, t, schedule, generator=generator(1))
             near = abs(z_t.var().item() - 1) < 5 * math.sqrt(2 / z_t.numel())
             assert near == constant, (scale, step)
 
@@ -416,7 +413,7 @@ def test_another_autoencoder_makes_another_latent_recipe():
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """Both recipes with two steps on a few images, trained into a folder of their own."""
-    x = torch.rand(40, 1, 28, 28, generator=seeded()) * 2 - 1
+    x = torch.rand(40, 1, 28, 28, generator=generator()) * 2 - 1
     monkeypatch.setattr(recipes, "load_fashion", lambda split: (x, torch.arange(40) % 10))
     monkeypatch.setattr(checkpoints, "WEIGHTS", tmp_path)
     vae = replace(RECIPES["fashion-vae"], n_steps=2, batch_size=4)
@@ -445,7 +442,7 @@ def test_a_latent_model_comes_with_its_autoencoder(tiny):
     assert pretrained.denoiser(clip=(-3, 3)).clip == (-3, 3)
     z = normal(2, 4, 7, 7).float()
     assert torch.equal(pretrained.to_images(z), zoo.load("fashion-vae").model.to_images(z))
-    images = zoo.sample(pretrained, torch.tensor([1, 10]), n_steps=2, generator=seeded())
+    images = zoo.sample(pretrained, torch.tensor([1, 10]), n_steps=2, generator=generator())
     assert images.shape == (2, 1, 28, 28)
 
 
