@@ -29,8 +29,12 @@ TOPICS = (
     "fashion-improved",
     "few-steps",
     "guidance",
-    "captioned",
     "speed",
+    "fashion-vae",
+    "fashion-latent",
+    "captioned",
+    "inpainting",
+    "super-resolution",
 )
 HEAD = """# What was measured
 
@@ -60,9 +64,16 @@ def main() -> int:
                 f"{'ok    ' if row.met else 'MISSED'} {row.name:24s} {row.value:8.4f} {row.sign} "
                 f"{BOUNDS[row.name]} ({row.who})"
             )
-    pages = [module_of(name).page(stored(name)) for name in measured()]
-    (RESULTS.parent / "RESULTS.md").write_text(HEAD + "\n".join(pages))
+    write_page()
     return int(missed)
+
+
+def write_page() -> None:
+    """Write RESULTS.md from everything that was measured."""
+    pages = [module_of(name).page(stored(name)) for name in measured()]
+    if (RESULTS / "peers.json").exists() and "quality" in stored("peers"):
+        pages.append(import_module("peers").page(stored("peers")))
+    (RESULTS.parent / "RESULTS.md").write_text(HEAD + "\n".join(pages))
 
 
 def module_of(name: str) -> ModuleType:
@@ -77,16 +88,19 @@ def measured() -> list[str]:
 
 def write(name: str, result: dict[str, Any], device: torch.device) -> None:
     """Write one result with where and when it was measured."""
-    about = {
-        "device": torch.cuda.get_device_name()
-        if device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads",
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result | about(device), indent=1) + "\n")
+
+
+def about(device: torch.device) -> dict[str, str]:
+    """Return where and when something is measured."""
+    threads = f"CPU, {torch.get_num_threads()} threads"
+    return {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else threads,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(result | about, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -106,8 +106,9 @@ def ddim_steps(
     for step in reversed(range(chain.n_steps)):
         t, i = (torch.full((len(x),), int(s), device=x.device) for s in (timesteps[step], step))
         x_0, eps, _ = denoise(x, t)
-        noise = noise_like(x, generator) if eta > 0 and step > 0 else torch.zeros_like(x)
-        x = ddim_step(x_0, eps, i, chain, eta, noise)
+        noisy = eta > 0 and step > 0  # the last step adds none
+        noise = noise_like(x, generator) if noisy else None
+        x = ddim_step(x_0, eps, i, chain, eta if noisy else 0.0, noise)
         yield Step(int(timesteps[step]), x, x_0)
 
 

@@ -385,6 +385,13 @@ READS = {
     "guidance_explorer": lambda v: (
         rf"s = {v['guidance scale']}, {re.escape(v['class'])}, noise {v['new noise']}: two of the "
     ),
+    "interpolation_explorer": lambda v: (
+        rf"{v['eighths of the way']} / 8 of the way from "
+        rf"{re.escape(v['pair'].replace(' - ', ' to '))}\. To the nearest real image: pixels "
+    ),
+    "inpaint_explorer": lambda v: (
+        rf"{re.escape(v['picture'])}, each step {v['each step']}: \d+ of 784 pixels (are|were) "
+    ),
     "caption_explorer": lambda v: rf"{re.escape(v['caption'])}, noise {v['noise']}: the word ",
 }
 
@@ -571,3 +578,39 @@ picture => {
     });
 }
 """
+
+
+@pytest.mark.parametrize(
+    "notebook", [stem for stem, name in EXPLORERS if name == "inpaint_explorer"], indirect=True
+)
+@pytest.mark.slow
+def test_a_mask_is_drawn_with_mouse_and_keyboard_and_filled_in(notebook: Notebook) -> None:
+    explorer = notebook.explorer("inpaint_explorer")
+    cell, keyboard = explorer.cell, explorer.page.keyboard
+    orange = "rgb(213, 94, 0)"
+
+    def square(row: int, column: int) -> Locator:
+        return cell.get_by_role("button", name=f"row {row}, column {column}", exact=True)
+
+    cell.get_by_role("button", name="hide nothing").click()
+    expect(square(1, 14)).not_to_have_css("background-color", orange)
+    first, last = (square(3, column).bounding_box() for column in (3, 6))
+    explorer.page.mouse.move(first["x"] + 9, first["y"] + 9)
+    explorer.page.mouse.down()
+    explorer.page.mouse.move(last["x"] + 9, last["y"] + 9, steps=12)
+    explorer.page.mouse.up()
+    for column in (3, 4, 5, 6):  # drawn across
+        expect(square(3, column)).to_have_css("background-color", orange)
+    square(1, 1).focus()
+    for key in ("ArrowRight", "ArrowDown", "Space"):
+        keyboard.press(key)
+    expect(square(2, 2)).to_have_css("background-color", orange)
+    expect(square(1, 1)).not_to_have_css("background-color", orange)
+    before = explorer.state()
+    cell.get_by_role("button", name="inpaint", exact=True).click()
+    status = cell.get_by_role("status")
+    expect(status).to_contain_text("20 of 784 pixels were hidden", timeout=PATIENCE)
+    after = explorer.state()
+    assert after.values == before.values
+    assert after.picture != before.picture
+    explorer.screenshot(9, "drawn_by_hand")

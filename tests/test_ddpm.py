@@ -10,6 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from helpers import (
+    DTYPES,
+    ORACLE_NAMES,
+    column,
+    each_clip,
+    each_schedule,
+    each_type,
+    gap,
+    generator,
+    in_float64,
+    normal,
+    quick,
+    wave,
+)
 from minidiff.ddpm import (
     Denoiser,
     ddpm_steps,
@@ -25,46 +39,15 @@ from minidiff.improved import learned_variance, posterior_log_variance
 from minidiff.training import train_step, training_target
 from minidiff.unet import UNet
 
-DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule}
-ORACLE_NAMES = {"eps": "epsilon", "x_0": "sample", "v": "v_prediction"}
 ORACLE_VARIANCES = {"beta_tilde": "fixed_small", "beta": "fixed_large"}
-quick = settings(max_examples=30, deadline=None)
 
-each_type = pytest.mark.parametrize("prediction_type", ORACLE_NAMES)
-each_clip = pytest.mark.parametrize("clip", [None, (-1.0, 1.0)], ids=["unclipped", "clipped"])
-each_schedule = pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
 each_variance = pytest.mark.parametrize("variance", ORACLE_VARIANCES)
-
-
-def gap(a: Tensor, b: Tensor) -> float:
-    """max |a - b|, after asserting that nothing is broadcast."""
-    assert a.shape == b.shape
-    return (a - b).abs().max().item()
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, generator=generator(seed))
-
-
-def column(values: Tensor, t: Tensor, x: Tensor) -> Tensor:
-    return values[t].to(x.dtype).view(-1, *[1] * (x.ndim - 1))
-
-
-def wave(x_t: Tensor, t: Tensor, context: object = None) -> Tensor:
-    """A model of no meaning, whose output depends on all that it is given."""
-    return (1.7 * x_t + 0.03 * t.view(-1, *[1] * (x_t.ndim - 1))).sin()
 
 
 def oracle(schedule: NoiseSchedule, **config: object) -> DDPMScheduler:
     """The scheduler of diffusers with float64 in place of its float32."""
     scheduler = DDPMScheduler(schedule.n_steps, timestep_spacing="trailing", **config)
-    scheduler.betas, scheduler.alphas = schedule.betas, schedule.alphas
-    scheduler.alphas_cumprod = schedule.alphas_cumprod
+    in_float64(scheduler, schedule)
     scheduler.one = torch.ones((), dtype=torch.float64)
     return scheduler
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from helpers import DTYPES, SCHEDULES, gap, generator
 from minidiff.forward import (
     NoiseSchedule,
     cosine_schedule,
@@ -20,20 +21,8 @@ from minidiff.forward import (
     noise_like,
 )
 
-DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule}
 quick = settings(max_examples=40, deadline=None)
 shapes = st.lists(st.integers(1, 4), min_size=1, max_size=5)  # (B,) to (B, C, frames, H, W)
-
-
-def gap(a: Tensor, b: Tensor) -> float:
-    """max |a - b|, after asserting that nothing is broadcast."""
-    assert a.shape == b.shape
-    return (a - b).abs().max().item()
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def float64(*values: float) -> Tensor:

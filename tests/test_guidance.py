@@ -7,10 +7,11 @@ from itertools import pairwise
 import pytest
 import torch
 from diffusers.guiders import ClassifierFreeGuidance
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from helpers import gap, generator, normal, quick
 from minidiff.ddim import sample_ddim
 from minidiff.ddpm import Denoiser, sample_ddpm
 from minidiff.forward import NoiseSchedule, cosine_schedule, extract, linear_schedule
@@ -18,24 +19,9 @@ from minidiff.guidance import composed, guided
 from minidiff.unet import UNet
 
 SCALES = [-1.0, 0.0, 0.5, 1.0, 1.5, 3.0, 7.5]
-quick = settings(max_examples=30, deadline=None)
 
 each_scale = pytest.mark.parametrize("scale", SCALES)
 each_type = pytest.mark.parametrize("prediction_type", ["eps", "x_0", "v"])
-
-
-def gap(a: Tensor, b: Tensor) -> float:
-    """max |a - b|, after asserting that nothing is broadcast."""
-    assert a.shape == b.shape
-    return (a - b).abs().max().item()
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, generator=generator(seed))
 
 
 def column(values: Tensor, x: Tensor) -> Tensor:

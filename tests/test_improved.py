@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
+from helpers import column, each_schedule, gap, generator, normal
 from minidiff.ddpm import Denoiser, posterior, respace, trailing_timesteps
 from minidiff.forward import NoiseSchedule, cosine_schedule, forward_diffusion, linear_schedule
 from minidiff.improved import (
@@ -31,29 +32,9 @@ from minidiff.improved import (
 from minidiff.training import train_step
 from minidiff.unet import UNet
 
-SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule}
 LEVELS = torch.linspace(-1, 1, 256, dtype=torch.float64)
 quick = settings(max_examples=50, deadline=None)
-each_schedule = pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
 each_type = pytest.mark.parametrize("prediction_type", ["eps", "x_0", "v"])
-
-
-def gap(a: Tensor, b: Tensor) -> float:
-    """max |a - b|, after asserting that nothing is broadcast."""
-    assert a.shape == b.shape
-    return (a - b).abs().max().item()
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, generator=generator(seed))
-
-
-def column(values: Tensor, t: Tensor, x: Tensor) -> Tensor:
-    return values[t].to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
 def images(*shape: int, seed: int = 0) -> Tensor:

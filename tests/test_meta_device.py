@@ -14,7 +14,33 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from minidiff import ddim, ddpm, evaluation, forward, guidance, improved, text, training, unet
+from minidiff import (
+    ddim,
+    ddpm,
+    editing,
+    evaluation,
+    forward,
+    guidance,
+    improved,
+    latent,
+    text,
+    training,
+    unet,
+)
+
+CHAPTERS = (
+    forward,
+    unet,
+    training,
+    ddpm,
+    evaluation,
+    improved,
+    ddim,
+    guidance,
+    latent,
+    text,
+    editing,
+)
 
 
 def generator() -> torch.Generator:
@@ -201,6 +227,43 @@ CALLS |= {
     ),
 }
 
+
+VAE = randomised(latent.Autoencoder(channels=(8, 8)))
+IMAGES, LATENTS = torch.randn(4, 1, 6, 6), torch.randn(4, 4, 3, 3)
+
+CALLS |= {
+    "Posterior": lambda _: [
+        latent.Posterior(X, NOISE).sample(),
+        latent.Posterior(X, NOISE).sample(generator=generator()),
+        latent.Posterior(X, NOISE).kl(),
+    ],
+    "Autoencoder": lambda _: [
+        VAE.encode(IMAGES), VAE.decode(LATENTS), VAE.to_latents(IMAGES), VAE.to_images(LATENTS)
+    ],
+    "AutoencoderLoss": lambda _: latent.AutoencoderLoss(X, X, X),
+    "autoencoder_loss": lambda _: [
+        latent.autoencoder_loss(VAE, IMAGES, 0.1),
+        latent.autoencoder_loss(VAE, IMAGES, 0.1, generator=generator()),
+    ],
+    "scale_factor_of": lambda _: latent.scale_factor_of(X),
+    "psnr": lambda _: latent.psnr(X, NOISE),
+    "multiply_adds": lambda _: latent.multiply_adds(MODEL, X, T, CONTEXT),
+}  # fmt: skip
+SEES_AN_IMAGE = editing.ImageConditioned(randomised(unet.UNet(2, 1, channels=(8, 16))))
+KNOWN = X > 0
+CALLS |= {
+    "ImageConditioned": lambda _: SEES_AN_IMAGE(X, T, {"image": X[..., :2, :2]}),
+    "downsample": lambda _: editing.downsample(X, 5),
+    "upsample": lambda _: editing.upsample(X, 2),
+    "project": lambda _: editing.project(X, NOISE[..., :1, :1], 5),
+    "inpaint_steps": lambda _: list(editing.inpaint_steps(DENOISE, X, KNOWN, 3, 2)),
+    "inpaint": lambda _: editing.inpaint(DENOISE, X, KNOWN, 3, generator=generator()),
+    "super_resolve_steps": lambda _: list(editing.super_resolve_steps(DENOISE, X, 2, 3)),
+    "super_resolve": lambda _: editing.super_resolve(DENOISE, X, 2, 3, generator()),
+    "image_to_image_steps": lambda _: list(editing.image_to_image_steps(DENOISE, X, 0.7, 3)),
+    "image_to_image": lambda _: editing.image_to_image(DENOISE, X, 0.7, 3, generator()),
+}
+
 TOKENIZER = text.Tokenizer(["a", "coat", "red"], 6)
 CAPTIONS = TOKENIZER(["a red coat", "", "coat", "a coat"])
 READER = randomised(
@@ -263,7 +326,7 @@ def test_the_default_device_changes_nothing(name, tmp_path):
 def test_no_public_function_is_left_out():
     public = {
         name
-        for module in (forward, unet, training, ddpm, evaluation, improved, ddim, guidance, text)
+        for module in CHAPTERS
         for name, value in vars(module).items()
         if (inspect.isfunction(value) or inspect.isclass(value))
         and value.__module__ == module.__name__

@@ -30,7 +30,9 @@ CHAPTERS = {
     "06_improved_ddpm": "improved",
     "07_ddim": "ddim",
     "08_guidance": "guidance",
+    "09_latent_diffusion": "latent",
     "10_text_to_image": "text",
+    "11_image_editing": "editing",
 }
 FOLDERS = {"data", "zoo", "lab", "grading"}  # what notebooks need and no chapter derives
 MODULES = list(CHAPTERS.values())

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+import contenders
 import measure
+import peers
 import variants
 from minidiff.training import load_tensors
 from minidiff.zoo import BOUNDS, RECIPES, WEIGHTS, recipe_hash
@@ -48,12 +50,30 @@ def test_the_measurements_are_as_large_as_they_must_be():
     improved = result("fashion-improved")["frechet"]
     assert (improved["n"], improved["n_calls"]) == (2_000, 50)
     assert [run["seed"] for run in improved["runs"]] == [0, 1, 2]
+    assert (result("super-resolution")["n"], result("inpainting")["n"]) == (2_000, 300)
 
 
 def test_what_was_measured_is_what_the_page_says():
     page = (ROOT / "benchmarks" / "RESULTS.md").read_text()
     for name in measure.TOPICS:
         assert measure.module_of(name).page(result(name)) in page
+
+
+def test_minidiff_and_its_peers_were_measured_at_every_setting():
+    compared = result("peers")
+    everyone = [
+        (name, setting) for setting in contenders.SETTINGS for name in contenders.CONTENDERS
+    ]
+    assert [(row["name"], row["setting"]) for row in compared["speed"]] == everyone
+    assert [row["name"] for row in compared["quality"]] == list(contenders.CONTENDERS)
+    assert set(compared["versions"]) == set(contenders.CONTENDERS) - {"minidiff"}
+    assert peers.page(compared) in (ROOT / "benchmarks" / "RESULTS.md").read_text()
+
+
+def test_the_contenders_of_equal_size_are_of_equal_size():
+    rows = [row for row in result("peers")["speed"] if row["setting"] == "equal"]
+    ours = next(row["parameters"] for row in rows if row["name"] == "minidiff")
+    assert all(abs(row["parameters"] / ours - 1) <= 0.06 for row in rows)
 
 
 def test_the_checks_were_tried_as_they_are():

@@ -29,11 +29,14 @@ from minidiff.lab.widgets import (
     forward_explorer,
     gaussian_explorer,
     guidance_explorer,
+    inpaint_explorer,
+    interpolation_explorer,
     loss_explorer,
     schedule_explorer,
     trajectory_explorer,
     variance_explorer,
 )
+from minidiff.latent import Autoencoder
 from minidiff.text import TextUNet, Tokenizer
 from minidiff.training import training_target
 from minidiff.unet import UNet
@@ -563,6 +566,69 @@ def test_guidance_explorer_refuses_what_cannot_be_compared():
         guidance_explorer(OneOfTwo(), cosine_schedule(), "x_0", ["bag"], n_images=1)
 
 
+# --- chapter 09 ---
+
+
+class Halves(Autoencoder):
+    """Its latents are half the picture, so each way of mixing can be said in closed form."""
+
+    def to_latents(self, x):
+        return x / 2
+
+    def to_images(self, z):
+        return 2 * z
+
+
+def walks(n_items: int = 3) -> Explorer:
+    greys = torch.linspace(-0.8, 0.8, n_items).view(-1, 1, 1, 1)
+    x = greys * torch.ones(n_items, 1, 8, 8)
+    model = lambda x_t, t, context=None: torch.zeros_like(x_t)  # noqa: E731  # sees no noise
+    denoise = Denoiser(model, cosine_schedule(), clip=None)
+    real = torch.zeros(2, 1, 8, 8)
+    return interpolation_explorer(Halves(), denoise, x, ["night", "dusk", "day"][:n_items], real)
+
+
+def test_interpolation_explorer_follows_both_controls():
+    explorer = walks()
+    values = {name: control.value for name, control in explorer.controls.items()}
+    assert values == {"pair": 0, "step": 4}
+    assert [label for label, _ in explorer.controls["pair"].options] == [
+        "night - dusk",
+        "night - day",
+        "dusk - day",
+    ]
+    seen = {explorer.png}
+    for name, value in (("pair", 1), ("step", 0), ("step", 7), ("pair", 2)):
+        explorer.controls[name].value = value
+        assert explorer.png not in seen
+        assert is_static_png(explorer)
+        seen.add(explorer.png)
+
+
+@pytest.mark.parametrize("step", [0, 3, 8])
+def test_interpolation_explorer_measures_what_it_mixes(step):
+    explorer = walks()
+    explorer.controls["pair"].value = 1  # from -0.8 to 0.8: both straight lines pass through 0
+    explorer.controls["step"].value = step
+    grey = abs(-0.8 + 1.6 * step / 8)
+    sentence = f"{step} / 8 of the way from night to day. To the nearest real image: "
+    assert explorer.sentence.startswith(f"{sentence}pixels {grey:.2f}, latents {grey:.2f}, noise ")
+    if step in (0, 8):  # this model leads back to where it came from
+        assert explorer.sentence.endswith(f"noise {grey:.2f}.")
+
+
+def test_interpolation_explorer_refuses_what_does_not_fit():
+    with pytest.raises(
+        ValueError, match="x and names must have as many items, 2 or more, got 1 and"
+    ):
+        walks(1)
+    model = lambda x_t, t, context=None: torch.zeros_like(x_t)  # noqa: E731
+    denoise = Denoiser(model, cosine_schedule(), clip=None)
+    x = torch.zeros(2, 1, 8, 8)
+    with pytest.raises(ValueError, match="x and names must have as many items, 2 or more, got 2"):
+        interpolation_explorer(Halves(), denoise, x, ["night"], x)
+
+
 # --- chapter 10 ---
 
 
@@ -651,3 +717,81 @@ def test_caption_explorer_refuses_captions_too_long_and_models_without_attention
         captions_of(reader, ["a " * 7])
     with pytest.raises(ValueError, match="model must have cross-attention"):
         captions_of((UNet(3, 3, (8,)), reader[1]))
+
+
+# --- chapter 11 ---
+
+
+class White:
+    """A model whose data is white; it counts the images that it is asked about."""
+
+    def __init__(self) -> None:
+        self.n_images = 0
+
+    def __call__(self, x_t, t, context=None):
+        self.n_images += len(x_t)
+        return torch.ones_like(x_t)
+
+
+@pytest.fixture
+def board():
+    model = White()
+    x_0 = torch.stack([torch.full((1, 28, 28), grey) for grey in (0.5, -0.5)])
+    explorer = inpaint_explorer(
+        Denoiser(model, cosine_schedule(), "x_0"), x_0, ["grey", "dark"], 4, 3, n_samples=2
+    )
+    grid, buttons = explorer.box.children[-1].children[1:3]
+    return explorer, grid.children, *buttons.children, model
+
+
+def colors(cells) -> list[str]:
+    return [cell.style.button_color for cell in cells]
+
+
+def test_inpaint_explorer_has_drawn_the_first_mask_for_all_pictures(board):
+    explorer, cells, _, _, model = board
+    assert model.n_images == 4 * (4 + 3 * 3 + 1)  # 4 images; once, and each step but the last 3 x
+    seen = {explorer.png}
+    for picture, way, off in ((0, "once", 0.5), (0, "3 times", 0.5), (1, "3 times", 1.5)):
+        explorer.controls["picture"].value, explorer.controls["way"].value = picture, way
+        name = ("grey", "dark")[picture]
+        hidden = f"{name}, each step {way}: 392 of 784 pixels were hidden; what is drawn there is "
+        assert explorer.sentence == f"{hidden}{off:.2f} off."
+        assert is_static_png(explorer)
+        seen.add(explorer.png)
+    assert len(seen) == 3
+    assert model.n_images == 56  # a move computes nothing but the picture
+    assert colors(cells)[6:8] == ["transparent", "#D55E00"]
+
+
+def test_inpaint_explorer_draws_what_the_board_hides(board):
+    explorer, cells, inpaint, hide_nothing, model = board
+    hide_nothing.click()
+    assert set(colors(cells)) == {"transparent"}
+    before = explorer.png
+    for i in (0, 15, 15, 30):
+        cells[i].click()
+    assert [i for i, color in enumerate(colors(cells)) if color == "#D55E00"] == [0, 30]
+    assert explorer.png == before  # to draw on the board computes nothing
+    inpaint.click()
+    assert model.n_images == 56 + 2 * 14
+    assert explorer.sentence.startswith("grey, each step once: 8 of 784 pixels were hidden; ")
+    explorer.controls["picture"].value = 1
+    assert explorer.sentence == (
+        "dark, each step once: 8 of 784 pixels are hidden; press inpaint to have them drawn."
+    )
+    inpaint.click()
+    assert explorer.sentence.endswith(
+        "8 of 784 pixels were hidden; what is drawn there is 1.50 off."
+    )
+    hide_nothing.click()
+    inpaint.click()
+    assert explorer.sentence.endswith("0 of 784 pixels were hidden, and nothing is drawn.")
+
+
+def test_inpaint_explorer_refuses_what_its_board_does_not_fit():
+    denoise = Denoiser(White(), cosine_schedule(), "x_0")
+    with pytest.raises(ValueError, match=r"x_0 must be \(B, 1, 28, 28\), got \(1, 1, 8, 8\)"):
+        inpaint_explorer(denoise, torch.zeros(1, 1, 8, 8), ["a"])
+    with pytest.raises(ValueError, match="names must have 2 items, got 1"):
+        inpaint_explorer(denoise, torch.zeros(2, 1, 28, 28), ["a"])

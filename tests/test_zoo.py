@@ -30,6 +30,7 @@ from minidiff.zoo import (
     Judge,
     JudgeRecipe,
     Pretrained,
+    SuperResolutionRecipe,
     judge_images,
     load,
     nearest_distances,
@@ -202,7 +203,7 @@ def test_the_weights_of_another_model_are_refused(file: Path) -> None:
 
 
 def test_unknown_names_and_missing_files_are_refused(tmp_path: Path) -> None:
-    message = "name must be one of captioned, fashion, fashion-improved, judge, got 'nothing'"
+    message = f"name must be one of {', '.join(NAMES)}, got 'nothing'"
     with pytest.raises(ValueError, match=message):
         load("nothing")
     with pytest.raises(ValueError, match=message):
@@ -229,6 +230,13 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     hybrid = replace(hybrid, n_steps=3, batch_size=4, channels=(8, 16), attention_levels=(1,))
     monkeypatch.setitem(RECIPES, "fashion-improved", hybrid)
     monkeypatch.setitem(RECIPES, "judge", replace(classifier, n_steps=3, batch_size=4))
+    for name in ("fashion-vae", "fashion-latent"):  # the latter trains on the shipped one's latents
+        short = replace(RECIPES[name], n_steps=3, batch_size=4)
+        monkeypatch.setitem(RECIPES, name, short)
+    larger = RECIPES["super-resolution"]
+    assert isinstance(larger, SuperResolutionRecipe)
+    larger = replace(larger, n_steps=3, batch_size=4, channels=(8, 16))
+    monkeypatch.setitem(RECIPES, "super-resolution", larger)
     reader = RECIPES["captioned"]
     assert isinstance(reader, CaptionRecipe)
     small_reader = replace(

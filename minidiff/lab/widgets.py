@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import gc
 import html
+import io
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -17,12 +18,14 @@ import ipywidgets
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from PIL import Image as PILImage
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
-from minidiff.ddim import sample_ddim, sample_dpm_solver
+from minidiff.ddim import ddim_invert, sample_ddim, sample_dpm_solver, slerp
 from minidiff.ddpm import Denoiser, Step, respace
+from minidiff.editing import inpaint
 from minidiff.evaluation import (
     copying_z,
     frechet_distance,
@@ -40,6 +43,7 @@ from minidiff.forward import (
 from minidiff.guidance import guided
 from minidiff.improved import learned_log_variance
 from minidiff.lab.show import COLORS, draw_images, figure, png, quick_png
+from minidiff.latent import Autoencoder
 from minidiff.text import Tokenizer, watch_attention
 from minidiff.training import PredictionType, autocast, training_target
 from minidiff.unet import UNet
@@ -875,6 +879,96 @@ def guidance_explorer(
     return Explorer(draw, controls)
 
 
+def interpolation_explorer(
+    autoencoder: Autoencoder,
+    denoise: Denoiser,
+    x: Tensor,
+    names: Sequence[str],
+    real: Tensor,
+    n_calls: int = 25,
+) -> Explorer:
+    """Walk from one image to another in pixels, in latents, and in noise (chapter 09).
+
+    Every picture of every pair is made when the explorer is: mixed pixel by pixel; decoded from
+    mixed latents; and drawn by DDIM from mixed noises, those to which it leads the latents back.
+
+    Args:
+        autoencoder: Makes latents of images and images of latents.
+        denoise: A model of its latents, without clipping.
+        x: Images (B, C, H, W) in [-1, 1], two or more.
+        names: One for each.
+        real: Other images, (N, C, H, W), to the nearest of which each picture is compared.
+        n_calls: Calls of the model, each way.
+
+    Raises:
+        ValueError: If there are fewer than two images, or not one name for each.
+
+    >>> model = lambda x_t, t, context=None: torch.zeros_like(x_t)
+    >>> denoise = Denoiser(model, cosine_schedule(), "x_0", clip=None)
+    >>> x = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 8, 8)
+    >>> explorer = interpolation_explorer(Autoencoder(), denoise, x, ["night", "day"], x)
+    >>> explorer.sentence.split(". ")[0]
+    '4 / 8 of the way from night to day'
+    """
+    if len(x) < 2 or len(names) != len(x):
+        raise ValueError(
+            f"x and names must have as many items, 2 or more, got {len(x)} and {names}"
+        )
+    n_steps = 8
+    weights = [i / n_steps for i in range(n_steps + 1)]
+    pairs = [(a, b) for a in range(len(x)) for b in range(a + 1, len(x))]
+    a, b = (x[[pair[i] for pair in pairs]] for i in (0, 1))  # (P, C, H, W) each
+    with torch.no_grad(), autocast(x.device):
+        z_a, z_b = autoencoder.to_latents(a), autoencoder.to_latents(b)
+        noise_a, noise_b = ddim_invert(denoise, torch.cat([z_a, z_b]), n_calls).chunk(2)
+        mixed = torch.cat([slerp(noise_a, noise_b, weight) for weight in weights])
+        drawn = sample_ddim(denoise, mixed.shape, n_calls, x_T=mixed)
+        ways = {
+            "pixels": torch.cat([a.lerp(b, weight) for weight in weights]),
+            "latents": autoencoder.to_images(torch.cat([z_a.lerp(z_b, w) for w in weights])),
+            "noise": autoencoder.to_images(drawn),
+        }
+    far, pictures = {}, {}
+    for way, images in ways.items():
+        images = images.float().cpu().clamp(-1, 1)
+        root = images[0].numel() ** 0.5  # a distance becomes a root mean square over pixels
+        far[way] = nearest_distances(images, real.cpu()).view(-1, len(pairs)) / root
+        pictures[way] = images.view(-1, len(pairs), *x.shape[1:])  # (n_steps + 1, P, C, H, W)
+
+    def draw(pair: int, step: int) -> tuple[Figure, str]:
+        start, end = (names[i] for i in pairs[pair])
+        fig, (left, right) = figure(
+            "What lies between two pictures?", 1, 2, (8.5, 2.7), width_ratios=(2.2, 1)
+        )
+        strips = torch.cat([pictures[way][:, pair] for way in ways])
+        draw_images(left, strips, f"{start} to {end}", n_columns=n_steps + 1)
+        height, width = strips.shape[-2] + 1, strips.shape[-1] + 1
+        for row, way in enumerate(ways):
+            left.text(-2, (row + 0.5) * height, way, ha="right", va="center", fontsize=9)
+        left.axvspan(step * width, (step + 1) * width, fill=False, edgecolor=COLORS[1], linewidth=2)
+        for (way, curve), style in zip(far.items(), ("o-", "s--", "^:"), strict=True):
+            right.plot(weights, curve[:, pair], style, label=way, markersize=4)
+        right.axvline(weights[step], color=COLORS[1], linewidth=1)
+        right.set(xlim=(-0.03, 1.03), ylim=(0, 0.55), xlabel="share of the way")
+        right.set_title("distance to the nearest real one", fontsize=10)
+        right.legend(loc="lower center", fontsize=7, ncols=3)
+        here = ", ".join(f"{way} {curve[step, pair]:.2f}" for way, curve in far.items())
+        way = f"{step} / {n_steps} of the way from {start} to {end}"
+        return fig, f"{way}. To the nearest real image: {here}."
+
+    controls = {
+        "pair": ipywidgets.Dropdown(
+            options=[(f"{names[i]} - {names[j]}", k) for k, (i, j) in enumerate(pairs)],
+            value=0,
+            description="pair",
+        ),
+        "step": ipywidgets.IntSlider(
+            value=n_steps // 2, min=0, max=n_steps, description="eighths of the way"
+        ),
+    }
+    return Explorer(draw, controls)
+
+
 def caption_explorer(
     model: nn.Module,
     schedule: NoiseSchedule,
@@ -1003,3 +1097,196 @@ def caption_explorer(
     explorer.box.children = (typed, answer, *explorer.box.children)
     explorer.typed, explorer.answer = typed, answer
     return explorer
+
+
+# The cells of a board: arrows move the focus, the space bar or a click turns a cell, and a pointer
+# that is drawn across turns all it meets.
+BOARD = """
+requestAnimationFrame(() => {
+  const box = element.closest(".widget-vbox");
+  const cells = [...box.querySelectorAll(".minidiff-cell")];
+  const width = Math.sqrt(cells.length);
+  cells.forEach((cell, i) => {
+    cell.tabIndex = i ? -1 : 0;
+    cell.setAttribute("data-lm-suppress-shortcuts", "true");
+    cell.setAttribute("aria-label", `row ${Math.floor(i / width) + 1}, column ${i % width + 1}`);
+    cell.addEventListener("keydown", event => {
+      const step = {ArrowRight: 1, ArrowLeft: -1, ArrowDown: width, ArrowUp: -width}[event.key];
+      if (!step) return;
+      event.preventDefault();
+      const next = cells[i + step];
+      if (next) { cell.tabIndex = -1; next.tabIndex = 0; next.focus(); }
+    });
+    cell.addEventListener("pointerdown", event => {
+      cell.releasePointerCapture(event.pointerId);
+      cell.click();
+    });
+    cell.addEventListener("pointerenter", event => { if (event.buttons === 1) cell.click(); });
+    cell.addEventListener("click", event => {  // the pointer's own click has been counted
+      if (event.isTrusted && event.detail > 0) event.stopImmediatePropagation();
+    }, true);
+  });
+});
+"""
+N_CELLS = 14  # a board has as many cells each way
+CELL = 20  # pixels of the screen
+
+
+def inpaint_explorer(
+    denoise: Denoiser,
+    x_0: Tensor,
+    names: Sequence[str],
+    n_steps: int = 12,
+    n_resample: int = 5,
+    n_samples: int = 3,
+    seed: int = 0,
+) -> Explorer:
+    """Hide any part of a picture, drawn by hand, and have it drawn anew (chapter 11).
+
+    Below the picture is a board: cells are turned with the mouse or with arrow keys and the space
+    bar, at once; the button then runs the model on the picture shown, which takes a second or two.
+    For the first mask, the right half, all pictures are filled in when the explorer is made.
+
+    Args:
+        denoise: The model with its schedule, and without a context that belongs to a batch.
+        x_0: Pictures to choose from, (B, 1, 28, 28) in [-1, 1].
+        names: What each of them shows.
+        n_steps: Length of the chain.
+        n_resample: How often each step is made, beside once.
+        n_samples: Pictures drawn at a time.
+        seed: Of all noise.
+
+    Raises:
+        ValueError: If x_0 are no such pictures, or not one name for each.
+
+    >>> model = lambda x_t, t, context=None: torch.zeros_like(x_t)  # all data is one point, 0
+    >>> denoise = Denoiser(model, cosine_schedule(), "x_0")
+    >>> explorer = inpaint_explorer(denoise, torch.ones(1, 1, 28, 28), ["white"], n_steps=2)
+    >>> explorer.sentence
+    'white, each step once: 392 of 784 pixels were hidden; what is drawn there is 1.00 off.'
+    """
+    if x_0.ndim != 4 or x_0.shape[1:] != (1, 2 * N_CELLS, 2 * N_CELLS):
+        raise ValueError(f"x_0 must be (B, 1, 28, 28), got {tuple(x_0.shape)}")
+    if len(names) != len(x_0):
+        raise ValueError(f"names must have {len(x_0)} items, got {len(names)}")
+    ways = {"once": 1, f"{n_resample} times": n_resample}
+    right_half = "".join("#" if i % N_CELLS >= N_CELLS // 2 else "." for i in range(N_CELLS**2))
+    drawn: dict[tuple[int, str, str], Tensor] = {}  # (n_samples, 1, 28, 28) each, on the CPU
+
+    def known_in(cells: str) -> Tensor:
+        mask = torch.tensor([cell == "." for cell in cells], device="cpu").view(N_CELLS, N_CELLS)
+        return mask.repeat_interleave(2, 0).repeat_interleave(2, 1)  # (28, 28)
+
+    def fill(pictures: Sequence[int], cells: str) -> None:
+        """Draw what is hidden in some pictures, in every way."""
+        images = x_0[list(pictures)].repeat_interleave(n_samples, 0)
+        for way, repeats in ways.items():
+            generator = torch.Generator().manual_seed(seed)
+            with autocast(x_0.device):
+                x = inpaint(denoise, images, known_in(cells), n_steps, repeats, generator)
+            x = x.float().cpu().view(len(pictures), n_samples, *x_0.shape[1:])
+            drawn.update({(p, way, cells): x[i] for i, p in enumerate(pictures)})
+
+    def draw(picture: int, way: str, mask: str) -> tuple[Figure, str]:
+        cells = mask.split()[0]
+        known = known_in(cells)
+        original = x_0[picture : picture + 1].float().cpu()
+        orange = torch.tensor([0.84, 0.37, 0.0], device="cpu").view(1, 3, 1, 1) * 2 - 1
+        shown = torch.where(known, original.expand(-1, 3, -1, -1), orange)
+        fig, axes = figure("What belongs there?", 1, 3, (8.0, 2.3), width_ratios=(1, 1, n_samples))
+        draw_images(axes[0], original, "the original")
+        draw_images(axes[1], shown, "what is known")
+        n_hidden = int((~known).sum())
+        sentence = f"{names[picture]}, each step {way}: {n_hidden} of {known.numel()} pixels "
+        samples = drawn.get((picture, way, cells))
+        if samples is None:
+            draw_images(axes[2], original.new_full((n_samples, 1, 28, 28), 0.8), "not drawn yet")
+            return fig, sentence + "are hidden; press inpaint to have them drawn."
+        draw_images(axes[2], samples, f"drawn, each step {way}")
+        if n_hidden == 0:
+            return fig, sentence + "were hidden, and nothing is drawn."
+        off = (samples - original)[..., ~known].square().mean().sqrt()
+        return fig, sentence + f"were hidden; what is drawn there is {off:.2f} off."
+
+    fill(range(len(x_0)), right_half)
+    controls = {
+        "picture": ipywidgets.SelectionSlider(
+            options=[(name, i) for i, name in enumerate(names)], description="picture"
+        ),
+        "way": ipywidgets.Dropdown(options=list(ways), description="each step"),
+        "mask": ipywidgets.Text(value=f"{right_half} 0"),
+    }
+    explorer = Explorer(draw, controls)
+    controls["mask"].layout.display = "none"  # the board writes it
+    _add_board(explorer, x_0, controls["picture"], controls["mask"], fill)
+    return explorer
+
+
+def _add_board(
+    explorer: Explorer,
+    x_0: Tensor,
+    picture: ipywidgets.ValueWidget,
+    mask: ipywidgets.ValueWidget,
+    fill: Callable[[Sequence[int], str], None],
+) -> None:
+    """Put a board of cells over the picture below an explorer, and a button that runs the model."""
+    side = N_CELLS * CELL
+    styles = {
+        ".": ipywidgets.ButtonStyle(button_color="transparent"),
+        "#": ipywidgets.ButtonStyle(button_color=COLORS[1]),
+    }
+    layout = ipywidgets.Layout(
+        width=f"{CELL}px", height=f"{CELL}px", margin="0", padding="0", border="1px solid #8886"
+    )
+    cells = [*mask.value.split()[0]]
+    buttons = [ipywidgets.Button(layout=layout, style=styles[cell]) for cell in cells]
+    size = ipywidgets.Layout(width=f"{side}px", height=f"{side}px", margin="0", max_width="none")
+    back = ipywidgets.Image(format="png", layout=size)
+    grid = ipywidgets.GridBox(
+        buttons,
+        layout=ipywidgets.Layout(
+            grid_template_columns=f"repeat({N_CELLS}, {CELL}px)",
+            grid_gap="0",
+            width=f"{side}px",
+            margin=f"-{side}px 0 8px 0",
+        ),
+    )
+    press = ipywidgets.Button(description="inpaint", button_style="primary")
+    clear = ipywidgets.Button(description="hide nothing")
+    presses = iter(range(1, 10**9))
+
+    def turn(i: int, cell: str) -> None:
+        cells[i], buttons[i].style = cell, styles[cell]
+
+    def show(change: Any = None) -> None:
+        pixels = ((x_0[picture.value, 0].float().cpu() + 1) * 127.5).round().clamp(0, 255)
+        big = pixels.to(torch.uint8).repeat_interleave(CELL // 2, 0).repeat_interleave(CELL // 2, 1)
+        buffer = io.BytesIO()
+        PILImage.fromarray(big.numpy()).save(buffer, format="PNG")
+        back.value = buffer.getvalue()
+
+    def run(_: Any) -> None:
+        press.disabled = True
+        try:
+            fill([picture.value], "".join(cells))
+            mask.value = f"{''.join(cells)} {next(presses)}"
+        finally:
+            press.disabled = False
+
+    def hide_nothing(_: Any) -> None:
+        for i in range(len(cells)):
+            if cells[i] != ".":
+                turn(i, ".")
+
+    for i, button in enumerate(buttons):
+        button.add_class("minidiff-cell")
+        button.on_click(lambda _, i=i: turn(i, ".#"[cells[i] == "."]))
+    press.on_click(run)
+    clear.on_click(hide_nothing)
+    picture.observe(show, names="value")
+    show()
+    script = {"output_type": "display_data", "metadata": {}}
+    script["data"] = {"application/javascript": BOARD}
+    keys = ipywidgets.Output(outputs=(script,))
+    board = ipywidgets.VBox([back, grid, ipywidgets.HBox([press, clear]), keys])
+    explorer.box.children = (*explorer.box.children, board)

@@ -7,18 +7,21 @@ from minidiff.zoo.checkpoints import (
     Pretrained,
     load,
     note_quality,
-    recipe_hash,
     save_weights,
     train_recipe,
 )
 from minidiff.zoo.judges import Judge, judge_images, judge_pictures
 from minidiff.zoo.recipes import (
     RECIPES,
+    AutoencoderRecipe,
     CaptionRecipe,
     DiffusionRecipe,
     HybridRecipe,
     JudgeRecipe,
+    LatentRecipe,
     Recipe,
+    SuperResolutionRecipe,
+    recipe_hash,
 )
 from minidiff.zoo.sampling import sample, sample_captions
 
@@ -26,13 +29,16 @@ __all__ = [
     "BOUNDS",
     "RECIPES",
     "WEIGHTS",
+    "AutoencoderRecipe",
     "CaptionRecipe",
     "DiffusionRecipe",
     "HybridRecipe",
     "Judge",
     "JudgeRecipe",
+    "LatentRecipe",
     "Pretrained",
     "Recipe",
+    "SuperResolutionRecipe",
     "judge_images",
     "judge_pictures",
     "load",

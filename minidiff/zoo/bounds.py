@@ -54,5 +54,23 @@ BOUNDS = MappingProxyType(
         "digits_agreement": 0.85,
         # seconds that the training takes on two idle cores, at most.
         "digits_seconds": 90.0,
+        # `fashion-vae`: mean PSNR of the 10,000 test images, decibels, at least;
+        "vae_psnr": 26.0,
+        # by how much that is above PCA with as many numbers, at least;
+        "vae_psnr_above_pca": 0.0,
+        # how far from 1 the standard deviation of the training set's scaled latents is, at most.
+        "latent_std_error": 0.01,
+        # `fashion-latent`: multiply-adds of one call in pixels, relative to one here, at least;
+        "latent_operations_ratio": 4.0,
+        # with guidance, N = 2,000, three seeds: share that the judge takes for the class asked
+        # for, at least.
+        "latent_agreement": 0.9,
+        # The judge on inpainted T-shirts, pullovers and coats, every second column known, N = 300 a
+        # seed, three seeds: share that it gets right more than filled from the mean, and from the
+        # nearest training image, at least.
+        "inpainting_gain": 0.15,
+        # The judge on images enlarged from 7x7, N = 2,000 a seed, three seeds: share that it gets
+        # right more than after bicubic interpolation, at least.
+        "super_resolution_gain": 0.10,
     }
 )

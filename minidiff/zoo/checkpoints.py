@@ -7,15 +7,16 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from minidiff.ddpm import Denoiser
 from minidiff.forward import NoiseSchedule
+from minidiff.latent import Autoencoder
 from minidiff.training import EMA, Context, Progress, load_tensors, save_tensors
-from minidiff.zoo.recipes import RECIPES, DiffusionRecipe, Recipe
+from minidiff.zoo.recipes import RECIPES, DiffusionRecipe, LatentRecipe, Recipe, recipe_hash
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -27,22 +28,40 @@ class Pretrained:
     model: nn.Module
     recipe: Recipe
     metadata: Mapping[str, str]
+    autoencoder: Autoencoder | None = None  # of a model that draws latents
 
     @property
     def schedule(self) -> NoiseSchedule:
         """The noise schedule the model was trained with."""
         return self._diffusion().schedule()
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of what the model draws: (1, 28, 28), or that of latents."""
+        return self._diffusion().shape
+
     def denoiser(
-        self, context: Context | None = None, clip: tuple[float, float] | None = (-1.0, 1.0)
+        self,
+        context: Context | None = None,
+        clip: tuple[float, float] | Literal["data"] | None = "data",
     ) -> Denoiser:
         """Make the `Denoiser` that the samplers take.
+
+        Args:
+            context: What the prediction depends on, batch first.
+            clip: Range of x_0; that of the data by default: none for latents.
 
         Raises:
             ValueError: If the model is no diffusion model.
         """
         recipe = self._diffusion()
-        return Denoiser(self.model, recipe.schedule(), recipe.prediction_type, context, clip)
+        limits = recipe.clip if clip == "data" else clip
+        return Denoiser(self.model, recipe.schedule(), recipe.prediction_type, context, limits)
+
+    @torch.no_grad()
+    def to_images(self, x: Tensor) -> Tensor:
+        """Make images of samples: latents (B, 4, 7, 7) are decoded, images are left as they are."""
+        return x if self.autoencoder is None else self.autoencoder.to_images(x)
 
     def _diffusion(self) -> DiffusionRecipe:
         if not isinstance(self.recipe, DiffusionRecipe):
@@ -62,25 +81,49 @@ def load(name: str, device: torch.device | str = "cpu", path: Path | None = None
         The model in float32, in evaluation mode, without gradients.
 
     Raises:
-        ValueError: If there is no such recipe, or the file is damaged or fits another model.
+        ValueError: If there is no such recipe, the file is damaged or fits another model, or the
+            autoencoder is not that with whose latents the model was trained.
         FileNotFoundError: If the weight file is missing.
 
     >>> load("no such model")
     Traceback (most recent call last):
-    ValueError: name must be one of captioned, fashion, fashion-improved, judge, got 'no such model'
+    ValueError: name must be one of fashion, ..., got 'no such model'
     """
     recipe = recipe_named(name)
     path = WEIGHTS / f"{name}.safetensors" if path is None else path
     tensors, metadata = load_tensors(path)
     if metadata.get("sha256") != digest(tensors, metadata):
         raise ValueError(f"{path} was altered: its content does not match its checksum")
-    model = recipe.model()
+    with torch.random.fork_rng(devices=[]):  # layers draw their first weights globally
+        model = recipe.model()
     try:
         model.load_state_dict(tensors)  # half precision is widened to float32 here
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit the model {name!r}") from error
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Pretrained(model.requires_grad_(False).eval(), recipe, metadata)
+    model.requires_grad_(False).eval()
+    autoencoder = None
+    if isinstance(recipe, LatentRecipe):
+        made_by = json.loads(metadata["recipe"])
+        autoencoder = load_autoencoder(made_by["autoencoder"], made_by["autoencoder_hash"], device)
+    return Pretrained(model, recipe, metadata, autoencoder)
+
+
+def load_autoencoder(name: str, hash_: str, device: torch.device | str = "cpu") -> Autoencoder:
+    """Load an autoencoder, if it still is the one whose recipe has this hash.
+
+    Raises:
+        ValueError: If it has another, or is no autoencoder; and as `load` does.
+    """
+    pretrained = load(name, device)
+    if pretrained.metadata["recipe_hash"] != hash_:
+        raise ValueError(
+            f"the model was trained with the latents of another {name!r}, of recipe {hash_}; "
+            f"that of the file is {pretrained.metadata['recipe_hash']}: train the model again"
+        )
+    if not isinstance(pretrained.model, Autoencoder):
+        raise ValueError(f"{name!r} is no autoencoder")
+    return pretrained.model
 
 
 def recipe_named(name: str) -> Recipe:
@@ -175,9 +218,3 @@ def digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> 
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         sha.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
-
-
-def recipe_hash(recipe: Any) -> str:
-    """Sixteen hexadecimal digits that change whenever the recipe does."""
-    text = json.dumps(asdict(recipe), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

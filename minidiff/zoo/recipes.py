@@ -5,10 +5,12 @@ A recipe is all numbers that decide the weights. Its hash stands in the weight f
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +18,18 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minidiff.data import caption_words, load_captioned, load_fashion
-from minidiff.data.captions import to_unit
+from minidiff.data.captions import CANVAS, to_unit
+from minidiff.editing import ImageConditioned, downsample
 from minidiff.forward import NoiseSchedule, cosine_schedule, linear_schedule
 from minidiff.improved import hybrid_loss
+from minidiff.latent import Autoencoder, autoencoder_loss, scale_factor_of
 from minidiff.text import TextUNet, Tokenizer
 from minidiff.training import (
     EMA,
     Context,
     PredictionType,
     Progress,
+    autocast,
     draw_integers,
     fit,
     train,
@@ -63,9 +68,23 @@ class DiffusionRecipe:
         """Make the untrained model."""
         return UNet(1, 1, self.channels, self.n_blocks, self.attention_levels, n_classes=10)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of what the model draws."""
+        return 1, 28, 28
+
+    @property
+    def clip(self) -> tuple[float, float] | None:
+        """Range of the data, if it has one."""
+        return -1.0, 1.0
+
+    def data(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return what is learned from, (N, *shape), and its labels, (N,)."""
+        return load_fashion("train")
+
     def train(self, model: nn.Module, ema: EMA, state_path: Path | None) -> Iterator[Progress]:
         """Train the model on the training split."""
-        x_0, labels = load_fashion("train")
+        x_0, labels = self.data(next(model.parameters()).device)
         return train(
             model,
             x_0,
@@ -104,6 +123,135 @@ class HybridRecipe(DiffusionRecipe):
         return hybrid_loss
 
 
+@dataclass(frozen=True)
+class AutoencoderRecipe:
+    """A KL autoencoder of Fashion-MNIST."""
+
+    name: str
+    about: str
+    latent_channels: int
+    channels: tuple[int, ...]
+    kl_weight: float
+    n_steps: int
+    batch_size: int
+    learning_rate: float
+    n_warmup: int
+    weight_decay: float
+    ema_decay: float
+    seed: int = 0
+
+    def model(self) -> Autoencoder:
+        """Make the untrained model."""
+        return Autoencoder(1, self.latent_channels, self.channels)
+
+    def train(self, model: nn.Module, ema: EMA, state_path: Path | None) -> Iterator[Progress]:
+        """Train on the training split, then measure the scale factor."""
+        assert isinstance(model, Autoencoder)
+        assert isinstance(ema.model, Autoencoder)
+        x_0, _ = load_fashion("train")
+        device = next(model.parameters()).device
+
+        def loss_of(generator: torch.Generator) -> Tensor:
+            x = x_0[draw_integers(len(x_0), self.batch_size, generator)].to(device)
+            return autoencoder_loss(model, x, self.kl_weight, generator=generator).total
+
+        yield from fit(
+            model,
+            loss_of,
+            n_steps=self.n_steps,
+            learning_rate=self.learning_rate,
+            n_warmup=self.n_warmup,
+            weight_decay=self.weight_decay,
+            ema=ema,
+            seed=self.seed,
+            state_path=state_path,
+            about=f"kl_weight={self.kl_weight} batch_size={self.batch_size} ",
+        )
+        # The average is what is kept, so its latents are those to be scaled.
+        ema.model.scale_factor.copy_(scale_factor_of(encode_all(ema.model, x_0)))
+
+
+def encode_all(model: Autoencoder, x: Tensor, batch_size: int = 500) -> Tensor:
+    """Encode many images (N, 1, 28, 28) to scaled latents (N, C, 7, 7), on the CPU."""
+    device = next(model.parameters()).device
+    with torch.no_grad(), autocast(device):
+        parts = [model.to_latents(part.to(device)).cpu() for part in torch.split(x, batch_size)]
+    return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class LatentRecipe(DiffusionRecipe):
+    """The same on the latents of a trained autoencoder.
+
+    The hash of the autoencoder's recipe is part of this one: another autoencoder makes this
+    another recipe, whose weights have to be trained again.
+    """
+
+    autoencoder: str = ""
+    autoencoder_hash: str = ""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the latents."""
+        return 4, 7, 7
+
+    @property
+    def clip(self) -> None:
+        """Latents have no bounds."""
+        return
+
+    def model(self) -> UNet:
+        """Make the untrained model."""
+        n_channels = self.shape[0]
+        return UNet(
+            n_channels,
+            n_channels,
+            self.channels,
+            self.n_blocks,
+            self.attention_levels,
+            n_classes=10,
+        )
+
+    def data(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Encode the training split once: the posteriors' means, scaled."""
+        from minidiff.zoo.checkpoints import load_autoencoder  # which imports this module
+
+        autoencoder = load_autoencoder(self.autoencoder, self.autoencoder_hash, device)
+        x, labels = load_fashion("train")
+        return encode_all(autoencoder, x), labels
+
+
+@dataclass(frozen=True)
+class SuperResolutionRecipe(DiffusionRecipe):
+    """A UNet that sees the image at low resolution beside x_t, and no class."""
+
+    factor: int = 4
+
+    def model(self) -> ImageConditioned:  # type: ignore[override]
+        """Make the untrained model: x_t and the image are two channels."""
+        return ImageConditioned(
+            UNet(2, 1, self.channels, self.n_blocks, self.attention_levels, n_classes=None)
+        )
+
+    def train(self, model: nn.Module, ema: EMA, state_path: Path | None) -> Iterator[Progress]:
+        """Train the model on the training split and its images at low resolution."""
+        x_0, _ = load_fashion("train")
+        return train(
+            model,
+            x_0,
+            self.schedule(),
+            n_steps=self.n_steps,
+            batch_size=self.batch_size,
+            prediction_type=self.prediction_type,
+            context={"image": downsample(x_0, self.factor)},
+            learning_rate=self.learning_rate,
+            n_warmup=self.n_warmup,
+            ema=ema,
+            seed=self.seed,
+            state_path=state_path,
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class CaptionRecipe(DiffusionRecipe):
     """A UNet that reads captions, on captioned fashion."""
@@ -111,6 +259,11 @@ class CaptionRecipe(DiffusionRecipe):
     text_levels: tuple[int, ...]
     text_dim: int
     n_tokens: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of what the model draws."""
+        return 3, CANVAS, CANVAS
 
     def tokenizer(self) -> Tokenizer:
         """Make the tokenizer, whose vocabulary is that of the captions."""
@@ -220,7 +373,27 @@ class JudgeRecipe:
         )
 
 
-Recipe = DiffusionRecipe | JudgeRecipe
+def recipe_hash(recipe: Any) -> str:
+    """Sixteen hexadecimal digits that change whenever the recipe does."""
+    text = json.dumps(asdict(recipe), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+Recipe = DiffusionRecipe | AutoencoderRecipe | JudgeRecipe
+
+FASHION_VAE = AutoencoderRecipe(
+    name="fashion-vae",
+    about="a KL autoencoder of Fashion-MNIST; chapter 09",
+    latent_channels=4,
+    channels=(24, 48, 80),
+    kl_weight=5e-4,
+    n_steps=8000,
+    batch_size=32,
+    learning_rate=2e-3,
+    n_warmup=200,
+    weight_decay=0.0,
+    ema_decay=0.998,
+)
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -283,6 +456,39 @@ RECIPES: dict[str, Recipe] = {
             weight_decay=0.05,
             label_smoothing=0.1,
             ema_decay=0.995,
+        ),
+        FASHION_VAE,
+        LatentRecipe(
+            name="fashion-latent",
+            about="Fashion-MNIST by class label, in the latent space of fashion-vae; chapter 09",
+            channels=(56,),
+            attention_levels=(),  # the bottom, 7x7, has it always
+            n_blocks=2,
+            schedule_name="cosine",
+            prediction_type="v",
+            n_steps=12000,
+            batch_size=64,
+            learning_rate=1e-3,
+            n_warmup=300,
+            label_dropout=0.1,
+            ema_decay=0.999,
+            autoencoder=FASHION_VAE.name,
+            autoencoder_hash=recipe_hash(FASHION_VAE),
+        ),
+        SuperResolutionRecipe(
+            name="super-resolution",
+            about="Fashion-MNIST from 7x7 to 28x28; chapter 11",
+            channels=(24, 48, 48),
+            attention_levels=(),
+            n_blocks=1,
+            schedule_name="cosine",
+            prediction_type="v",
+            n_steps=4000,
+            batch_size=32,
+            learning_rate=1e-3,
+            n_warmup=300,
+            label_dropout=0.0,  # it is always given its image
+            ema_decay=0.999,
         ),
     )
 }

@@ -14,7 +14,7 @@ from minidiff.guidance import guided
 from minidiff.improved import learned_variance
 from minidiff.training import autocast
 from minidiff.zoo.checkpoints import Pretrained
-from minidiff.zoo.recipes import CaptionRecipe, HybridRecipe
+from minidiff.zoo.recipes import CaptionRecipe, HybridRecipe, SuperResolutionRecipe
 
 
 def sample(
@@ -25,6 +25,8 @@ def sample(
     batch_size: int = 256,
 ) -> Tensor:
     """Draw one image for each label by ancestral sampling, with the learned variance if any.
+
+    Latents are drawn in the same way and then decoded.
 
     Args:
         pretrained: A diffusion model, as `load` returns it.
@@ -37,7 +39,8 @@ def sample(
         Images (N, 1, 28, 28) in [-1, 1] on the CPU.
 
     Raises:
-        ValueError: If the model wants captions, for which there is `sample_captions`.
+        ValueError: If it is no diffusion model, one that enlarges a given image, or
+            one that reads captions, for which there is `sample_captions`.
 
     >>> from minidiff.zoo import load
     >>> images = sample(load("fashion"), torch.tensor([9, 9]), n_steps=2)  # two ankle boots
@@ -46,6 +49,10 @@ def sample(
     """
     if isinstance(pretrained.recipe, CaptionRecipe):
         raise ValueError(f"{pretrained.recipe.name!r} wants captions, not labels")
+    if isinstance(pretrained.recipe, SuperResolutionRecipe):
+        raise ValueError(
+            f"{pretrained.recipe.name!r} enlarges an image that it is given; labels make none"
+        )
     device = next(pretrained.model.parameters()).device
     learned = isinstance(pretrained.recipe, HybridRecipe)
     variance: Variance = learned_variance if learned else "beta_tilde"
@@ -53,9 +60,9 @@ def sample(
     for part in torch.split(labels, batch_size):
         denoise = pretrained.denoiser({"labels": part.to(device)})
         with autocast(device):
-            shape = (len(part), 1, 28, 28)
+            shape = (len(part), *pretrained.shape)
             x = sample_ddpm(denoise, shape, n_steps, None, generator, device, variance)
-        images.append(x.cpu())
+            images.append(pretrained.to_images(x).cpu())
     return torch.cat(images)
 
 
@@ -96,7 +103,7 @@ def sample_captions(
     tokenizer = recipe.tokenizer()
     null = {name: values[0].to(device) for name, values in tokenizer([""]).items()}
     if x_T is None:
-        x_T = noise_like(torch.empty(len(captions), 3, 32, 32, device="cpu"), generator)
+        x_T = noise_like(torch.empty(len(captions), *recipe.shape, device="cpu"), generator)
     pictures = []
     for start in range(0, len(captions), batch_size):
         noise = x_T[start : start + batch_size].to(device)
