@@ -201,12 +201,13 @@ def _queries_and_keys(draw: Draw) -> Inputs:
 )
 def masked_weights(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
     """How each place divides its attention among the words that count, (B, L, N)."""
-    logits = q @ k.mT / q.shape[2] ** 0.5  # (B, L, N)
+    logits: Tensor = q @ k.mT / q.shape[2] ** 0.5  # (B, L, N)
     return logits.masked_fill(~mask[:, None, :], -torch.inf).softmax(dim=2)
 
 
 def _logits(q: Tensor, k: Tensor) -> Tensor:
-    return q @ k.mT / q.shape[2] ** 0.5
+    logits: Tensor = q @ k.mT / q.shape[2] ** 0.5
+    return logits
 
 
 def _masked(logits: Tensor, mask: Tensor) -> Tensor:
@@ -338,7 +339,8 @@ def first_mask_for_all(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
 @masked_weights.misconception
 def words_ask_places(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
     """Words and places are exchanged: this is k q^T, (B, N, L). The places ask."""
-    return (k @ q.mT / q.shape[2] ** 0.5).softmax(dim=2)
+    logits: Tensor = k @ q.mT / q.shape[2] ** 0.5
+    return logits.softmax(dim=2)
 
 
 @masked_weights.misconception
@@ -381,7 +383,7 @@ def look_at_words(
     """Cross-attention with one head, (B, C, H, W) (Rombach et al. 2022, section 3.3)."""
     h = x.flatten(2).mT  # (B, C, H, W) -> (B, L, C)
     q, (k, v) = h @ to_q, (words @ to_kv).chunk(2, dim=2)  # (B, L, D), 2 x (B, N, D)
-    logits = q @ k.mT / q.shape[2] ** 0.5  # (B, L, N)
+    logits: Tensor = q @ k.mT / q.shape[2] ** 0.5  # (B, L, N)
     weights = logits.masked_fill(~mask[:, None, :], -torch.inf).softmax(dim=2)
     gathered = weights @ v @ to_out  # (B, L, C)
     return x + gathered.mT.reshape(x.shape)
@@ -865,7 +867,8 @@ def pictures_repeated_one_by_one(
     null = _empty(tokens)
     both = {"tokens": torch.cat([tokens, null[0]]), "tokens_mask": torch.cat([mask, null[1]])}
     output = model(x_t.repeat_interleave(2, 0), t.repeat_interleave(2), both)
-    return _combine(*output.chunk(2), scale)
+    cond, uncond = output.chunk(2)
+    return _combine(cond, uncond, scale)
 
 
 @guided_by_captions.misconception

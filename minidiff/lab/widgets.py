@@ -1026,8 +1026,8 @@ def caption_explorer(
             denoise = Denoiser(strong, schedule, prediction_type)
             x = sample_dpm_solver(denoise, noise.shape, n_steps, x_T=noise)
         maps = torch.stack([maps[: len(x)] for maps in seen]).mean(0)  # the conditional half
-        parts = zip(x.float().cpu().split(n_noises), maps.cpu().split(n_noises), strict=True)
-        drawn.update(zip(several, parts, strict=True))
+        parts = (torch.split(values.float().cpu(), n_noises) for values in (x, maps))
+        drawn.update(zip(several, zip(*parts, strict=True), strict=True))
 
     def draw(caption: str, noise: int) -> tuple[Figure, str]:
         x, maps = (values[noise] for values in drawn[caption])  # (C, H, W), (N, H, W)
