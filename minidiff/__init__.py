@@ -94,6 +94,7 @@ from minidiff.unet import (
     UpBlock,
     get_timestep_embedding,
 )
+from minidiff.video import TemporalBlock, VideoUNet, patchify, shift_schedule, unpatchify
 
 __version__ = "0.1.0"
 
@@ -118,10 +119,12 @@ __all__ = [
     "Step",
     "TextBlock",
     "TextEncoder",
+    "TemporalBlock",
     "TextUNet",
     "Tokenizer",
     "UNet",
     "UpBlock",
+    "VideoUNet",
     "attention_weights",
     "autocast",
     "autoencoder_loss",
@@ -156,6 +159,7 @@ __all__ = [
     "nearest_distances",
     "noise_like",
     "normal_kl",
+    "patchify",
     "posterior",
     "posterior_log_variance",
     "precision_recall",
@@ -167,6 +171,7 @@ __all__ = [
     "sample_ddpm",
     "sample_dpm_solver",
     "scale_factor_of",
+    "shift_schedule",
     "slerp",
     "super_resolve",
     "super_resolve_steps",
@@ -174,6 +179,7 @@ __all__ = [
     "train",
     "train_step",
     "training_target",
+    "unpatchify",
     "upsample",
     "vlb_term",
     "watch_attention",

@@ -230,13 +230,19 @@ class TextUNet(UNet):
             (B, out_channels, H, W).
         """
         self._check(x_t, t)
+        return self.draw(x_t, t, *self.read(context))
+
+    def read(self, context: Mapping[str, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """Read captions: features of their words, (B, N, text_dim), and the mask, (B, N)."""
         if context is None or not {"tokens", "tokens_mask"} <= context.keys():
             raise ValueError(
                 "context must hold tokens and tokens_mask (of the empty caption for none), "
                 f"got {None if context is None else sorted(context)}"
             )
-        mask = context["tokens_mask"]
-        words = self.text(context["tokens"], mask)  # (B, N, text_dim)
+        return self.text(context["tokens"], context["tokens_mask"]), context["tokens_mask"]
+
+    def draw(self, x_t: Tensor, t: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        """Predict from x_t at time t, given words that have been read."""
         time = get_timestep_embedding(t, self.embedding_dim).to(self.conv_in.weight.dtype)
         time = self.time(time) + self.whole(words[:, 0])  # (B, time_dim)
         h = self.conv_in(x_t)

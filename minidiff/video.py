@@ -1,14 +1,16 @@
-"""Chapter 13: video. A clip is data with one more dimension; only the backbone has to know.
+"""Chapter 13: video. A clip is data with one more dimension, and only the backbone has to know.
 
-Ho et al. 2022, "Video Diffusion Models" (arXiv:2204.03458, section 3), for factorised space and
-time; Hoogeboom et al. 2023, "simple diffusion" (arXiv:2301.11093, section 2.1), for a schedule
-that is shifted where neighbours say the same.
+Ho et al. 2022, "Video Diffusion Models" (arXiv:2204.03458, section 3), for a UNet that treats space
+and time in turn; Hoogeboom et al. 2023, "simple diffusion" (arXiv:2301.11093, section 2.1), for a
+schedule that is shifted where neighbours say the same again.
 
-Schedule, training, denoiser, samplers, guidance and inpainting are those of the chapters before.
+Clips are (B, C, F, H, W), F frames. Training, `Denoiser`, samplers, `guided` and `inpaint` are
+those of the chapters before, to the letter: they never asked how many dimensions space has.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -17,102 +19,213 @@ from torch.nn import functional as F
 
 from minidiff.forward import NoiseSchedule
 from minidiff.text import TextUNet
-from minidiff.unet import Attention, get_timestep_embedding
+from minidiff.unet import Attention
 
 
 def shift_schedule(schedule: NoiseSchedule, factor: float) -> NoiseSchedule:
-    """Multiply the signal-to-noise ratio of every timestep (Hoogeboom et al. 2023, eq. 3 and 4)."""
-    if not 0 < factor < float("inf"):
+    """Multiply the signal-to-noise ratio of each timestep (Hoogeboom et al. 2023, section 2.1).
+
+    F frames that show the same thing are F looks at it: their mean has F times the ratio of one. A
+    factor of 1 / F makes up for that, so that a clip is as hard to see as a picture was.
+
+    Args:
+        schedule: Any schedule that never is without signal.
+        factor: Of the ratio; below 1 there is more noise.
+
+    Returns:
+        A schedule of the same length whose snr is factor * schedule.snr.
+
+    Raises:
+        ValueError: If factor is not positive and finite, or the schedule ends without signal.
+
+    >>> schedule = cosine_schedule(1000)
+    >>> shifted = shift_schedule(schedule, 1 / 16)
+    >>> round((schedule.snr / shifted.snr)[500].item(), 6)
+    16.0
+    """
+    if not 0 < factor < math.inf:
         raise ValueError(f"factor must be positive and finite, got {factor}")
-    a_bar = schedule.alphas_cumprod
-    a_bar = factor * a_bar / (1 - a_bar + factor * a_bar)  # snr / (1 + snr)
-    before = torch.cat([a_bar.new_ones(1), a_bar[:-1]])
-    return NoiseSchedule(1 - a_bar / before)
+    if schedule.betas[-1] == 1:
+        raise ValueError("schedule must keep some signal to the end, got one whose last beta is 1")
+    a_bar, rest = factor * schedule.alphas_cumprod, 1 - schedule.alphas_cumprod
+    a_bar = a_bar / (a_bar + rest)  # snr / (snr + 1), with the new snr
+    a_bar_prev = torch.cat([a_bar.new_ones(1), a_bar[:-1]])
+    return NoiseSchedule(1 - a_bar / a_bar_prev)
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
-    x = x.transpose(1, 2)  # (B, F, C, H, W)
-    x = F.pixel_unshuffle(x, patch)
-    return x.flatten(0, 1)  # (B F, C p p, H / p, W / p)
+    """Cut clips into frames, and frames into patches whose pixels become channels.
+
+    Nothing is lost: what is known of a clip pixel by pixel is known exactly, as `inpaint` needs it.
+
+    Args:
+        x: Clips, (B, C, F, H, W).
+        patch: Side of a patch, which divides H and W.
+
+    Returns:
+        (B F, C patch^2, H / patch, W / patch).
+
+    Raises:
+        ValueError: If x is no batch of clips or patch does not divide H and W.
+
+    >>> patchify(torch.zeros(2, 1, 16, 40, 40), 4).shape
+    torch.Size([32, 16, 10, 10])
+    """
+    if x.ndim != 5:
+        raise ValueError(f"x must be (B, C, F, H, W), got {tuple(x.shape)}")
+    if patch < 1 or x.shape[3] % patch or x.shape[4] % patch:
+        raise ValueError(f"patch must divide height and width {tuple(x.shape[3:])}, got {patch}")
+    return F.pixel_unshuffle(x.transpose(1, 2).flatten(0, 1), patch)  # (B F, C, H, W) -> ...
 
 
 def unpatchify(h: Tensor, patch: int, n_frames: int) -> Tensor:
-    x = F.pixel_shuffle(h, patch).unflatten(0, (-1, n_frames))  # (B, F, C, H, W)
-    return x.transpose(1, 2)
+    """Put patches and frames together again: the inverse of `patchify`.
+
+    Args:
+        h: (B F, C patch^2, H / patch, W / patch).
+        patch: Side of a patch.
+        n_frames: F.
+
+    Returns:
+        Clips, (B, C, F, H, W).
+
+    >>> x = torch.arange(64.0).view(1, 1, 4, 4, 4)
+    >>> torch.equal(unpatchify(patchify(x, 2), 2, 4), x)
+    True
+    """
+    return F.pixel_shuffle(h, patch).unflatten(0, (-1, n_frames)).transpose(1, 2)
 
 
 class TemporalBlock(nn.Module):
-    def __init__(self, channels: int, n_frames: int, attention: bool) -> None:
+    """Frames exchange what they know, each place on its own (Ho et al. 2022, section 3).
+
+    A convolution over neighbouring frames, and attention over all of them if asked for. Both start
+    at zero: at first the block changes nothing, and each frame is a picture by itself.
+
+    Args:
+        channels: Channels of input and output.
+        n_frames: Frames of a clip.
+        attention: Whether each frame looks at all others.
+
+    Raises:
+        ValueError: If forward gets frames that make no whole clips.
+
+    >>> block = TemporalBlock(8, n_frames=4, attention=True)
+    >>> block(torch.zeros(2 * 4, 8, 5, 5)).shape
+    torch.Size([8, 8, 5, 5])
+    """
+
+    def __init__(self, channels: int, n_frames: int, attention: bool = False) -> None:
         super().__init__()
         self.n_frames = n_frames
-        self.norm = nn.GroupNorm(4, channels)
-        self.conv = nn.Conv2d(channels, channels, (3, 1), padding=(1, 0))
+        self.norm = nn.GroupNorm(max(channels // 16, 1), channels)
+        self.conv = nn.Conv2d(channels, channels, (3, 1), padding=(1, 0))  # over (F, H W)
         nn.init.zeros_(self.conv.weight)
-        nn.init.zeros_(self.conv.bias)
-        self.attention = None
-        if attention:
-            self.places = nn.Parameter(0.02 * torch.randn(channels, n_frames))
-            self.attention = Attention(channels)
+        self.attention = Attention(channels) if attention else None
+        # Attention does not know an order; what is added here tells it which frame is which.
+        self.places = nn.Parameter(torch.zeros(n_frames, channels, 1, 1)) if attention else None
 
     def forward(self, h: Tensor) -> Tensor:
-        x = F.silu(self.norm(h))
-        height, width = h.shape[2:]
-        x = x.unflatten(0, (-1, self.n_frames)).transpose(1, 2).flatten(3)  # (B, C, F, H W)
-        x = self.conv(x).unflatten(3, (height, width)).transpose(1, 2).flatten(0, 1)
-        h = h + x
-        if self.attention is not None:
-            s = h.unflatten(0, (-1, self.n_frames)).permute(0, 3, 4, 2, 1)  # (B, H, W, C, F)
-            b = s.shape[:3]
-            s = s.flatten(0, 2)
-            s = self.attention(s + self.places) - self.places
-            h = s.unflatten(0, b).permute(0, 4, 3, 1, 2).flatten(0, 1)
-            h = h.contiguous(memory_format=torch.channels_last)
-        return h
+        """Map frames h (B F, C, H, W) to the same shape."""
+        if len(h) % self.n_frames:
+            raise ValueError(f"h must hold clips of {self.n_frames} frames, got {len(h)} frames")
+        clips = (-1, self.n_frames)
+        x = F.silu(self.norm(h)).unflatten(0, clips).transpose(1, 2).flatten(3)  # (B, C, F, H W)
+        x = self.conv(x).unflatten(3, h.shape[2:])  # (B, C, F, H, W)
+        h = h + x.transpose(1, 2).flatten(0, 1)  # (B F, C, H, W)
+        if self.attention is None or self.places is None:
+            return h
+        x = h.unflatten(0, clips) + self.places  # (B, F, C, H, W)
+        batch, _, _, height, width = x.shape
+        x = x.permute(0, 3, 4, 2, 1).flatten(0, 2)  # (B H W, C, F): space is the batch
+        x = self.attention(x).view(batch, height, width, -1, self.n_frames)
+        x = x.permute(0, 4, 3, 1, 2).flatten(0, 1)  # (B, F, C, H, W) -> (B F, C, H, W)
+        return x.contiguous(memory_format=torch.channels_last)
 
 
 class VideoUNet(TextUNet):
-    def __init__(
-        self, n_words, in_channels=1, channels=(64, 128), n_blocks=1, text_levels=(1,), text_dim=64,
-        n_tokens=16, n_frames=16, patch=4, attention_levels=(1,),
-    ) -> None:
-        inner = in_channels * patch**2
-        super().__init__(n_words, inner, inner, channels, n_blocks, text_levels, text_dim, n_tokens)
-        self.patch, self.n_frames = patch, n_frames
-        def moves(order):
-            return nn.ModuleList(TemporalBlock(channels[l], n_frames, l in attention_levels) for l in order)
-        self.move_down = moves(range(len(channels)))
-        self.move_mid = TemporalBlock(channels[-1], n_frames, True)
-        self.move_up = moves(reversed(range(len(channels))))
-        for module in self.modules():
-            if isinstance(module, nn.GroupNorm):
-                module.num_groups = max(module.num_channels // 16, 1)
+    """The UNet that reads captions, for clips: frames are its batch, and meet in `TemporalBlock`s.
 
-    def forward(self, x_t, t, context=None):
-        mask = context["tokens_mask"]
-        words = self.text(context["tokens"], mask)  # (B, N, text_dim)
-        time = get_timestep_embedding(t, self.embedding_dim).to(self.conv_in.weight.dtype)
-        time = self.time(time) + self.whole(words[:, 0])  # (B, time_dim)
-        nf = self.n_frames
-        time = time.repeat_interleave(nf, 0)
-        def look(attend, h):  # noqa
-            if not isinstance(attend, Attention):
-                return h
-            s = h.unflatten(0, (-1, nf)).transpose(1, 2)
-            s = attend(s, words, mask)
-            return s.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        h = self.conv_in(patchify(x_t, self.patch).contiguous(memory_format=torch.channels_last))
-        skips = []
-        for down, move, lk in zip(self.downs, self.move_down, self.look_down):
-            # move before downsampling
-            level = []
-            for block, attention in zip(down.blocks, down.attentions):
-                h = move(attention(block(h, time)))
-                level.append(h)
-            h = down.down(h)
-            h = look(lk, h)
-            skips.append(level)
-        h = look(self.look_mid, self.move_mid(self.mid(h, time)))
-        for up, move, lk in zip(self.ups, self.move_up, self.look_up):
-            h = look(lk, move(up(h, skips.pop()[::-1], time)))
-        out = self.conv_out(F.silu(self.norm_out(h)))
-        return unpatchify(out, self.patch, nf)
+    One stands behind each residual block, where chapter 02 had room for attention over a picture's
+    places, and one at the bottom. With them taken out, each frame is drawn as a picture by itself.
+
+    Args:
+        n_words: Size of the vocabulary.
+        n_channels: Channels of a clip.
+        n_frames: Its frames.
+        patch: Side of the patches, see `patchify`.
+        channels: Width of each level, from the finest to the coarsest; multiples of 16.
+        n_blocks: Residual blocks a level on either side.
+        text_levels: Levels (0 is the finest) that look at the words; the bottom always does.
+        time_levels: Levels in which each frame looks at all others; the bottom always does.
+        text_dim: Features of a word.
+        n_tokens: Longest caption.
+
+    Raises:
+        ValueError: If channels are no multiples of 16, or forward gets clips or captions that do
+            not fit.
+
+    >>> tokenizer = Tokenizer(["a", "coat", "up"], n_tokens=16)
+    >>> model = VideoUNet(len(tokenizer), channels=(16, 32))
+    >>> x_t, t = torch.zeros(1, 1, 16, 40, 40), torch.tensor([999])
+    >>> model(x_t, t, tokenizer(["a coat, up"])).shape
+    torch.Size([1, 1, 16, 40, 40])
+    """
+
+    def __init__(
+        self,
+        n_words: int,
+        n_channels: int = 1,
+        n_frames: int = 16,
+        patch: int = 4,
+        channels: Sequence[int] = (48, 64),
+        n_blocks: int = 1,
+        text_levels: Sequence[int] = (1,),
+        time_levels: Sequence[int] = (1,),
+        text_dim: int = 64,
+        n_tokens: int = 16,
+    ) -> None:
+        if any(width % 16 for width in channels):
+            raise ValueError(f"channels must be multiples of 16, got {tuple(channels)}")
+        inner = n_channels * patch**2
+        super().__init__(n_words, inner, inner, channels, n_blocks, text_levels, text_dim, n_tokens)
+        self.n_channels, self.n_frames, self.patch = n_channels, n_frames, patch
+        for level, (down, up, width) in enumerate(
+            zip(self.downs, reversed(self.ups), channels, strict=True)
+        ):
+            for side in (down, up):
+                side.attentions = nn.ModuleList(
+                    TemporalBlock(width, n_frames, level in time_levels) for _ in range(n_blocks)
+                )
+        # At the bottom the places of a frame look at each other, then the frames of a place do.
+        self.mid.attention = nn.Sequential(
+            self.mid.attention, TemporalBlock(channels[-1], n_frames, attention=True)
+        )
+        for module in self.modules():  # torch normalises small groups of channels slowly
+            if isinstance(module, nn.GroupNorm):
+                module.num_groups = module.num_channels // 16
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, context: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Predict from x_t at time t, as the caption says.
+
+        Args:
+            x_t: Noisy clips, (B, n_channels, n_frames, H, W); patch divides H and W.
+            t: Timesteps, (B,).
+            context: {"tokens": (B, N) int64, "tokens_mask": (B, N) bool}.
+
+        Returns:
+            (B, n_channels, n_frames, H, W).
+        """
+        if x_t.ndim != 5 or x_t.shape[1:3] != (self.n_channels, self.n_frames):
+            raise ValueError(
+                f"x_t must be (B, {self.n_channels}, {self.n_frames}, H, W), got {tuple(x_t.shape)}"
+            )
+        if t.shape != x_t.shape[:1]:
+            raise ValueError(f"t must have shape ({len(x_t)},), got {tuple(t.shape)}")
+        words, mask = self.read(context)  # once a clip, (B, N, text_dim) and (B, N)
+        frames = patchify(x_t, self.patch)  # (B F, C patch^2, H / patch, W / patch)
+        frames = frames.contiguous(memory_format=torch.channels_last)
+        t, words, mask = (v.repeat_interleave(self.n_frames, dim=0) for v in (t, words, mask))
+        return unpatchify(self.draw(frames, t, words, mask), self.patch, self.n_frames)

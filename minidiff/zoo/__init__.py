@@ -10,11 +10,12 @@ from minidiff.zoo.checkpoints import (
     save_weights,
     train_recipe,
 )
-from minidiff.zoo.judges import Judge, judge_images, judge_pictures
+from minidiff.zoo.judges import Judge, judge_clips, judge_images, judge_pictures
 from minidiff.zoo.recipes import (
     RECIPES,
     AutoencoderRecipe,
     CaptionRecipe,
+    ClipRecipe,
     DiffusionRecipe,
     HybridRecipe,
     JudgeRecipe,
@@ -31,6 +32,7 @@ __all__ = [
     "WEIGHTS",
     "AutoencoderRecipe",
     "CaptionRecipe",
+    "ClipRecipe",
     "DiffusionRecipe",
     "HybridRecipe",
     "Judge",
@@ -39,6 +41,7 @@ __all__ = [
     "Pretrained",
     "Recipe",
     "SuperResolutionRecipe",
+    "judge_clips",
     "judge_images",
     "judge_pictures",
     "load",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minidiff.data import read_pictures
+from minidiff.data import crop, read_motion, read_pictures
 from minidiff.training import autocast
 
 
@@ -117,3 +117,28 @@ def judge_pictures(judge: Judge, pictures: Tensor, scenes: Tensor) -> Tensor:
     reading = read_pictures(pictures, scenes)
     kinds, _ = judge_images(judge, reading.photographs)
     return torch.stack([kinds, reading.colours.cpu(), reading.grounds.cpu()], dim=1)
+
+
+def judge_clips(judge: Judge, clips: Tensor, frame: int = -1) -> Tensor:
+    """Look at moving fashion: which kind, where to, how fast?
+
+    Direction and speed are read from the light's motion before the first bounce, see `read_motion`;
+    the kind is judged from the garment as one frame shows it, see `crop`.
+
+    Args:
+        judge: The frozen judge of grey photographs.
+        clips: (N, 1, F, 40, 40), uint8 or in [-1, 1].
+        frame: Which frame the kind is judged from; the last one by default, which a model has to
+            keep it to.
+
+    Returns:
+        (N, 3) int64, to be compared with moves; -1 for direction and speed where nothing moves.
+
+    >>> clips = torch.full((2, 1, 16, 40, 40), -1.0)
+    >>> judge_clips(Judge().eval(), clips)[:, 1:]
+    tensor([[-1, -1],
+            [-1, -1]])
+    """
+    motion = read_motion(clips)
+    kinds, _ = judge_images(judge, crop(clips[:, :, frame][:, :, None])[:, 0])
+    return torch.stack([kinds, motion.directions.cpu(), motion.speeds.cpu()], dim=1)

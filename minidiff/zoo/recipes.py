@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from minidiff.data import caption_words, load_captioned, load_fashion
+from minidiff.data import caption_words, clip_words, load_captioned, load_clips, load_fashion
 from minidiff.data.captions import CANVAS, to_unit
+from minidiff.data.clips import CLIP_SIDE, N_FRAMES
 from minidiff.editing import ImageConditioned, downsample
 from minidiff.forward import NoiseSchedule, cosine_schedule, linear_schedule
 from minidiff.improved import hybrid_loss
@@ -36,6 +37,7 @@ from minidiff.training import (
     train_step,
 )
 from minidiff.unet import UNet
+from minidiff.video import VideoUNet, shift_schedule
 from minidiff.zoo.judges import Judge, augment
 
 SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule}
@@ -69,7 +71,7 @@ class DiffusionRecipe:
         return UNet(1, 1, self.channels, self.n_blocks, self.attention_levels, n_classes=10)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         """Shape of what the model draws."""
         return 1, 28, 28
 
@@ -191,7 +193,7 @@ class LatentRecipe(DiffusionRecipe):
     autoencoder_hash: str = ""
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         """Shape of the latents."""
         return 4, 7, 7
 
@@ -261,7 +263,7 @@ class CaptionRecipe(DiffusionRecipe):
     n_tokens: int
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         """Shape of what the model draws."""
         return 3, CANVAS, CANVAS
 
@@ -280,9 +282,14 @@ class CaptionRecipe(DiffusionRecipe):
             n_tokens=self.n_tokens,
         )
 
-    def train(self, model: nn.Module, ema: EMA, state_path: Path | None) -> Iterator[Progress]:
-        """Train the model on the training split, each photograph painted once."""
+    def captioned(self) -> tuple[Tensor, list[str]]:
+        """Return what is learned from, (N, *shape) uint8, and its captions."""
         pictures, _, captions = load_captioned("train")
+        return pictures, captions
+
+    def train(self, model: nn.Module, ema: EMA, state_path: Path | None) -> Iterator[Progress]:
+        """Train the model on the training split, each photograph shown once."""
+        pictures, captions = self.captioned()
         tokenizer = self.tokenizer()
         return train(
             model,
@@ -306,6 +313,47 @@ class CaptionRecipe(DiffusionRecipe):
     def loss(self) -> Callable[..., Tensor]:
         """What the training minimises."""
         return train_step_on_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRecipe(CaptionRecipe):
+    """A UNet over space and time that reads captions, on moving fashion."""
+
+    patch: int
+    time_levels: tuple[int, ...]
+    snr_factor: float
+    n_clips: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what the model draws."""
+        return 1, N_FRAMES, CLIP_SIDE, CLIP_SIDE
+
+    def schedule(self) -> NoiseSchedule:
+        """Make the noise schedule of the training, shifted."""
+        return shift_schedule(super().schedule(), self.snr_factor)
+
+    def tokenizer(self) -> Tokenizer:
+        """Make the tokenizer, whose vocabulary is that of the captions."""
+        return Tokenizer(clip_words(), self.n_tokens)
+
+    def model(self) -> VideoUNet:
+        """Make the untrained model."""
+        return VideoUNet(
+            len(self.tokenizer()),
+            patch=self.patch,
+            channels=self.channels,
+            n_blocks=self.n_blocks,
+            text_levels=self.text_levels,
+            time_levels=self.time_levels,
+            text_dim=self.text_dim,
+            n_tokens=self.n_tokens,
+        )
+
+    def captioned(self) -> tuple[Tensor, list[str]]:
+        """Return what is learned from, (N, *shape) uint8, and its captions."""
+        clips, _, captions = load_clips("train", self.n_clips)
+        return clips, captions
 
 
 def train_step_on_bytes(
@@ -445,6 +493,28 @@ RECIPES: dict[str, Recipe] = {
             text_levels=(1, 2),
             text_dim=64,
             n_tokens=20,
+        ),
+        ClipRecipe(
+            name="clips",
+            about="text to video, moving fashion, 16 frames at 40x40; chapter 13",
+            channels=(48, 64),
+            attention_levels=(),
+            n_blocks=1,
+            schedule_name="cosine",
+            prediction_type="v",
+            n_steps=8000,
+            batch_size=16,
+            learning_rate=2e-3,
+            n_warmup=300,
+            label_dropout=0.1,
+            ema_decay=0.999,
+            text_levels=(1,),
+            text_dim=64,
+            n_tokens=16,
+            patch=4,
+            time_levels=(1,),
+            snr_factor=1 / 16,  # as many frames show the same garment
+            n_clips=24_000,
         ),
         JudgeRecipe(
             name="judge",
