@@ -94,7 +94,17 @@ from minidiff.unet import (
     UpBlock,
     get_timestep_embedding,
 )
-from minidiff.video import TemporalBlock, VideoUNet, patchify, shift_schedule, unpatchify
+from minidiff.video import (
+    TemporalBlock,
+    VideoUNet,
+    constant_velocity,
+    known_frames,
+    loss_of_each,
+    moving_hole,
+    patchify,
+    shift_schedule,
+    unpatchify,
+)
 
 __version__ = "0.1.0"
 
@@ -117,9 +127,9 @@ __all__ = [
     "Progress",
     "ResBlock",
     "Step",
+    "TemporalBlock",
     "TextBlock",
     "TextEncoder",
-    "TemporalBlock",
     "TextUNet",
     "Tokenizer",
     "UNet",
@@ -130,6 +140,7 @@ __all__ = [
     "autoencoder_loss",
     "bits_per_dimension",
     "composed",
+    "constant_velocity",
     "copying_z",
     "cosine_schedule",
     "ddim_invert",
@@ -151,9 +162,12 @@ __all__ = [
     "inpaint",
     "inpaint_steps",
     "kernel_distance",
+    "known_frames",
     "learned_log_variance",
     "learned_variance",
     "linear_schedule",
+    "loss_of_each",
+    "moving_hole",
     "multiply_adds",
     "nearest",
     "nearest_distances",

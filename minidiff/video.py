@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minidiff.forward import NoiseSchedule
+from minidiff.forward import NoiseSchedule, forward_diffusion
 from minidiff.text import TextUNet
+from minidiff.training import Context, PredictionType, training_target
 from minidiff.unet import Attention
 
 
@@ -93,7 +94,8 @@ def unpatchify(h: Tensor, patch: int, n_frames: int) -> Tensor:
     >>> torch.equal(unpatchify(patchify(x, 2), 2, 4), x)
     True
     """
-    return F.pixel_shuffle(h, patch).unflatten(0, (-1, n_frames)).transpose(1, 2)
+    frames = F.pixel_shuffle(h, patch)  # (B F, C, H, W)
+    return frames.view(-1, n_frames, *frames.shape[1:]).transpose(1, 2)  # (B, C, F, H, W)
 
 
 class TemporalBlock(nn.Module):
@@ -129,18 +131,18 @@ class TemporalBlock(nn.Module):
         """Map frames h (B F, C, H, W) to the same shape."""
         if len(h) % self.n_frames:
             raise ValueError(f"h must hold clips of {self.n_frames} frames, got {len(h)} frames")
-        clips = (-1, self.n_frames)
-        x = F.silu(self.norm(h)).unflatten(0, clips).transpose(1, 2).flatten(3)  # (B, C, F, H W)
-        x = self.conv(x).unflatten(3, h.shape[2:])  # (B, C, F, H, W)
-        h = h + x.transpose(1, 2).flatten(0, 1)  # (B F, C, H, W)
+        n_items, n_channels, height, width = h.shape
+        clips = (n_items // self.n_frames, self.n_frames, n_channels)  # (B, F, C)
+        x = F.silu(self.norm(h)).view(*clips, height * width)  # (B, F, C, H W)
+        x = self.conv(x.transpose(1, 2)).transpose(1, 2)  # over F, in (B, C, F, H W) and back
+        h = h + x.reshape(h.shape)
         if self.attention is None or self.places is None:
             return h
-        x = h.unflatten(0, clips) + self.places  # (B, F, C, H, W)
-        batch, _, _, height, width = x.shape
-        x = x.permute(0, 3, 4, 2, 1).flatten(0, 2)  # (B H W, C, F): space is the batch
-        x = self.attention(x).view(batch, height, width, -1, self.n_frames)
-        x = x.permute(0, 4, 3, 1, 2).flatten(0, 1)  # (B, F, C, H, W) -> (B F, C, H, W)
-        return x.contiguous(memory_format=torch.channels_last)
+        x = h.view(*clips, height, width) + self.places  # (B, F, C, H, W)
+        x = x.permute(0, 3, 4, 2, 1)  # (B, H, W, C, F)
+        attended = self.attention(x.flatten(0, 2)).view(x.shape)  # (B H W, C, F): space is batch
+        h = attended.permute(0, 4, 3, 1, 2).reshape(h.shape)  # (B, F, C, H, W) -> (B F, C, H, W)
+        return h.contiguous(memory_format=torch.channels_last)
 
 
 class VideoUNet(TextUNet):
@@ -198,7 +200,7 @@ class VideoUNet(TextUNet):
                     TemporalBlock(width, n_frames, level in time_levels) for _ in range(n_blocks)
                 )
         # At the bottom the places of a frame look at each other, then the frames of a place do.
-        self.mid.attention = nn.Sequential(
+        self.mid.attention = nn.Sequential(  # type: ignore[assignment]
             self.mid.attention, TemporalBlock(channels[-1], n_frames, attention=True)
         )
         for module in self.modules():  # torch normalises small groups of channels slowly
@@ -229,3 +231,137 @@ class VideoUNet(TextUNet):
         frames = frames.contiguous(memory_format=torch.channels_last)
         t, words, mask = (v.repeat_interleave(self.n_frames, dim=0) for v in (t, words, mask))
         return unpatchify(self.draw(frames, t, words, mask), self.patch, self.n_frames)
+
+
+def known_frames(frames: Sequence[int], n_frames: int = 16) -> Tensor:
+    """Mask for `inpaint` that knows whole frames: the first ones to predict, some to fill between.
+
+    Args:
+        frames: Which are known.
+        n_frames: Of a clip.
+
+    Returns:
+        (1, 1, n_frames, 1, 1) bool, True where a frame is known.
+
+    Raises:
+        ValueError: If a frame is not in [0, n_frames).
+
+    >>> known_frames(range(4), 6).flatten().tolist()
+    [True, True, True, True, False, False]
+    """
+    if not all(0 <= frame < n_frames for frame in frames):
+        raise ValueError(f"frames must lie in [0, {n_frames}), got {list(frames)}")
+    mask = torch.zeros(n_frames, dtype=torch.bool, device="cpu")
+    mask[list(frames)] = True
+    return mask.view(1, 1, n_frames, 1, 1)
+
+
+def moving_hole(corners: Tensor, size: int, side: int = 40) -> Tensor:
+    """Mask for `inpaint` with a square hole that is elsewhere in each frame.
+
+    Args:
+        corners: First row and column of the hole, (F, 2) int64; it may lie partly outside.
+        size: Side of the hole in pixels.
+        side: Height and width of the frames.
+
+    Returns:
+        (1, 1, F, side, side) bool, False in the hole.
+
+    Raises:
+        ValueError: If corners are not (F, 2).
+
+    >>> moving_hole(torch.tensor([[0, 0], [0, 1]]), size=1, side=2).int().flatten(2)
+    tensor([[[0, 1, 1, 1, 1, 0, 1, 1]]], dtype=torch.int32)
+    """
+    if corners.ndim != 2 or corners.shape[1] != 2:
+        raise ValueError(f"corners must be (F, 2), got {tuple(corners.shape)}")
+    places = torch.arange(side, device=corners.device)
+    inside = (places >= corners[:, :, None]) & (places < corners[:, :, None] + size)  # (F, 2, side)
+    return ~(inside[:, 0, :, None] & inside[:, 1, None, :])[None, None]  # (1, 1, F, side, side)
+
+
+def constant_velocity(known: Tensor, n_frames: int = 16, reach: int = 3) -> Tensor:
+    """Predict without a model: the last frame moves on as the frames before it did.
+
+    The velocity is that whole number of pixels a frame, down and right, that best maps each known
+    frame to the next. What leaves the picture is lost: nothing here knows of walls.
+
+    Args:
+        known: The first frames of clips, (B, C, n_known, H, W), at least two.
+        n_frames: Frames in all.
+        reach: The largest velocity tried, along either axis.
+
+    Returns:
+        (B, C, n_frames, H, W), the first ones as they are known.
+
+    Raises:
+        ValueError: If there are not two known frames.
+
+    >>> clip = -torch.ones(1, 1, 2, 3, 3)
+    >>> clip[0, 0, 0, 0, 0] = clip[0, 0, 1, 0, 1] = 1  # a point moves to the right
+    >>> constant_velocity(clip, n_frames=3)[0, 0, 2, 0].tolist()
+    [-1.0, -1.0, 1.0]
+    """
+    n_known = known.shape[2]
+    if known.ndim != 5 or n_known < 2:
+        raise ValueError(f"known must be (B, C, F, H, W) with F >= 2, got {tuple(known.shape)}")
+    velocities = [(v, w) for v in range(-reach, reach + 1) for w in range(-reach, reach + 1)]
+    before, after = known[:, :, :-1], known[:, :, 1:]
+    errors = [(_moved(before, *v) - after).square().mean((1, 2, 3, 4)) for v in velocities]
+    best = torch.stack(errors).argmin(0).tolist()  # of each clip
+    frames = []
+    for step in range(1, n_frames - n_known + 1):
+        moved = [
+            _moved(clip[-1:], step * velocities[b][0], step * velocities[b][1])
+            for clip, b in zip(known.transpose(1, 2), best, strict=True)
+        ]
+        frames.append(torch.cat(moved))  # (B, C, H, W)
+    return torch.cat([known, *(frame[:, :, None] for frame in frames)], dim=2)
+
+
+def loss_of_each(
+    model: nn.Module,
+    x_0: Tensor,
+    t: Tensor,
+    schedule: NoiseSchedule,
+    context: Context | None = None,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    prediction_type: PredictionType = "v",
+) -> Tensor:
+    """The loss of `train_step`, for each item of the batch: how unlikely a model finds it.
+
+    Args:
+        model: Keeps the contract model(x_t, t, context).
+        x_0: Clean data, (B, C, *space).
+        t: Timesteps, (B,) int64.
+        schedule: The noise schedule.
+        context: What the prediction may depend on, batch first.
+        noise: The noise to add; the same for two sets of data makes their losses comparable.
+        generator: Source of that noise where it is not given.
+        prediction_type: What the model predicts.
+
+    Returns:
+        (B,); their mean is the loss of `train_step`.
+
+    >>> model = lambda x_t, t, context=None: torch.zeros_like(x_t)
+    >>> x_0, t = torch.zeros(2, 1, 4, 8, 8), torch.tensor([999, 999])
+    >>> loss_of_each(model, x_0, t, linear_schedule(), prediction_type="x_0")
+    tensor([0., 0.])
+    """
+    x_t, noise = forward_diffusion(x_0, t, schedule, noise, generator)
+    target = training_target(x_0, noise, t, schedule, prediction_type)
+    error: Tensor = model(x_t, t.to(x_0.device), context).to(target.dtype) - target
+    return error.square().flatten(1).mean(1)
+
+
+def _moved(x: Tensor, down: int, right: int) -> Tensor:
+    """Move pictures (..., H, W) by whole pixels; what comes in at an edge is -1."""
+    height, width = x.shape[-2:]
+    out = torch.full_like(x, -1.0)
+    if abs(down) >= height or abs(right) >= width:
+        return out
+    out[..., max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = x[
+        ..., max(-down, 0) : height + min(-down, 0), max(-right, 0) : width + min(-right, 0)
+    ]
+    return out
