@@ -35,6 +35,7 @@ TOPICS = (
     "captioned",
     "inpainting",
     "super-resolution",
+    "clips",
 )
 HEAD = """# What was measured
 
