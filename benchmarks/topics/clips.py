@@ -7,6 +7,7 @@ happens: it copies pixels, which no sample does, but it knows of no walls.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -46,6 +47,7 @@ COMPLETE = tuple(range(N_COMPLETE_CLIPS))  # wordings that say everything
 WHAT = ("kind", "direction", "speed")
 WAYS = ("repeated", "constant velocity", "predicted")
 HOLE = 16  # side of the moving hole
+KNOWN_FRAMES = (0, 5, 10, 15)  # of the clips whose other frames are missing
 
 
 def measure(device: torch.device) -> dict[str, Any]:
@@ -176,11 +178,11 @@ def filled_in(
 ) -> Tensor:
     """Fill in what a mask hides of clips, without a caption."""
     parts = []
-    for part in clips.split(32):
+    for part, known in zip(clips.split(32), mask.expand_as(clips).split(32), strict=True):
         nothing = model.recipe.tokenizer()([""] * len(part))
         denoise = model.denoiser({name: values.to(device) for name, values in nothing.items()})
         with autocast(device):
-            x = inpaint(denoise, part.to(device), mask, N_STEPS, N_RESAMPLE, g)
+            x = inpaint(denoise, part.to(device), known, N_STEPS, N_RESAMPLE, g)
         parts.append(x.cpu())
     return torch.cat(parts)
 
@@ -209,36 +211,30 @@ def order(
 def gaps(model: Any, clips: Tensor, device: torch.device) -> dict[str, Any]:
     """Fill in missing frames and a hole that follows the garment; PSNR of what was hidden."""
     g = generator(0)
-    every_fifth = known_frames((0, 5, 10, 15))
-    hole = hole_over(clips)
-    return {
+    frames, hole = known_frames(KNOWN_FRAMES), hole_over(clips)
+    filled = {
         "missing frames": {
-            "inpainted": mean(hidden_psnr(filled_in(model, clips, every_fifth, g, device), clips, every_fifth)),
-            "interpolated": mean(hidden_psnr(interpolated(clips, (0, 5, 10, 15)), clips, every_fifth)),
+            "inpainted": filled_in(model, clips, frames, g, device),
+            "cross-faded": cross_faded(clips, KNOWN_FRAMES),
         },
         "moving hole": {
-            "inpainted": mean(hidden_psnr(holes_filled(model, clips, hole, g, device), clips, hole)),
-            "empty": mean(hidden_psnr(torch.where(hole, clips, -1.0), clips, hole)),
+            "inpainted": filled_in(model, clips, hole, g, device),
+            "left dark": torch.where(hole, clips, -1.0),
         },
-    }  # fmt: skip
+    }
+    masks = {"missing frames": frames, "moving hole": hole}
+    return {
+        what: {way: mean(hidden_psnr(x, clips, masks[what])) for way, x in ways.items()}
+        for what, ways in filled.items()
+    }
 
 
 def hole_over(clips: Tensor) -> Tensor:
-    """Return masks whose hole covers the garment in every frame but every fourth, (B, 1, F, H, W)."""
+    """A hole over the garment, but for every fourth frame: masks (B, 1, F, H, W)."""
     corners = (centroids(clips) - HOLE / 2).round().long()  # (B, F, 2)
     masks = torch.cat([moving_hole(c, HOLE) for c in corners])
     masks[:, :, ::4] = True
     return masks
-
-
-def holes_filled(
-    model: Any, clips: Tensor, masks: Tensor, g: torch.Generator, device: torch.device
-) -> Tensor:
-    """Fill in a hole that is elsewhere in each clip."""
-    return filled_in(model, clips, masks, g, device) if len(clips) <= 32 else torch.cat(
-        [holes_filled(model, c, m, g, device)
-         for c, m in zip(clips.split(32), masks.split(32), strict=True)]
-    )  # fmt: skip
 
 
 def hidden_psnr(x: Tensor, clips: Tensor, mask: Tensor) -> Tensor:
@@ -248,10 +244,10 @@ def hidden_psnr(x: Tensor, clips: Tensor, mask: Tensor) -> Tensor:
     return 10 * (4 / (error.flatten(1).sum(1) / hidden.flatten(1).sum(1))).log10()
 
 
-def interpolated(clips: Tensor, frames: tuple[int, ...]) -> Tensor:
+def cross_faded(clips: Tensor, frames: tuple[int, ...]) -> Tensor:
     """Cross-fade linearly from one known frame to the next."""
     x = clips.clone()
-    for first, last in zip(frames, frames[1:], strict=False):
+    for first, last in pairwise(frames):
         for frame in range(first + 1, last):
             weight = (frame - first) / (last - first)
             x[:, :, frame] = torch.lerp(clips[:, :, first], clips[:, :, last], weight)
