@@ -26,6 +26,7 @@ from minidiff import (
     text,
     training,
     unet,
+    video,
 )
 
 CHAPTERS = (
@@ -40,6 +41,7 @@ CHAPTERS = (
     latent,
     text,
     editing,
+    video,
 )
 
 
@@ -286,6 +288,25 @@ CALLS |= {
     "NoAttention": lambda _: text.NoAttention()(X, X, T),
     "attention_weights": lambda _: text.attention_weights(CROSS, H, WORDS, MASK),
     "watch_attention": lambda _: watched(),
+}
+
+FILMS = torch.randn(4, 1, 3, 4, 4, generator=generator())
+OVER_TIME = randomised(
+    video.VideoUNet(len(TOKENIZER), n_frames=3, patch=2, channels=(16, 16), text_dim=8, n_tokens=6)
+)
+CALLS |= {
+    "shift_schedule": lambda _: schedule_tensors(video.shift_schedule(SCHEDULE, 0.5)),
+    "patchify": lambda _: video.patchify(FILMS, 2),
+    "unpatchify": lambda _: video.unpatchify(video.patchify(FILMS, 2), 2, 3),
+    "TemporalBlock": lambda _: OVER_TIME.mid.attention[1](torch.ones(6, 16, 2, 2, device="cpu")),
+    "VideoUNet": lambda _: OVER_TIME(FILMS, T, CAPTIONS),
+    "known_frames": lambda _: video.known_frames([0, 2], 3),
+    "moving_hole": lambda _: video.moving_hole(torch.tensor([[0, 1]], device="cpu"), 2, 4),
+    "constant_velocity": lambda _: video.constant_velocity(FILMS[:, :, :2], 3, 1),
+    "loss_of_each": lambda _: [
+        video.loss_of_each(OVER_TIME, FILMS, T, SCHEDULE, CAPTIONS),
+        video.loss_of_each(OVER_TIME, FILMS, T, SCHEDULE, CAPTIONS, generator=generator()),
+    ],
 }
 
 

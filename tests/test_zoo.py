@@ -25,6 +25,7 @@ from minidiff.zoo import (
     RECIPES,
     WEIGHTS,
     CaptionRecipe,
+    ClipRecipe,
     DiffusionRecipe,
     HybridRecipe,
     Judge,
@@ -250,6 +251,10 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
         describe(scenes, seeded()),
     )
     monkeypatch.setattr(recipes, "load_captioned", lambda split: captioned)
+    mover = RECIPES["clips"]
+    assert isinstance(mover, ClipRecipe)
+    small_mover = replace(mover, n_steps=3, batch_size=4, channels=(16, 16), text_dim=8, n_clips=20)
+    monkeypatch.setitem(RECIPES, "clips", small_mover)
     data = normal(300, 1, 28, 28).float().clamp(-1, 1), torch.arange(300) % 10
     monkeypatch.setattr(recipes, "load_fashion", lambda split: data)
     minutes = itertools.count(step=100.0)

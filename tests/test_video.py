@@ -1,0 +1,369 @@
+"""Chapter 13: clips are data with one more dimension; what is new is where frames meet."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from helpers import gap, generator, normal
+from minidiff.ddim import sample_ddim
+from minidiff.ddpm import Denoiser, sample_ddpm
+from minidiff.editing import inpaint
+from minidiff.forward import NoiseSchedule, cosine_schedule, forward_diffusion, linear_schedule
+from minidiff.guidance import guided
+from minidiff.text import Tokenizer
+from minidiff.training import EMA, train, train_step
+from minidiff.video import (
+    TemporalBlock,
+    VideoUNet,
+    constant_velocity,
+    known_frames,
+    loss_of_each,
+    moving_hole,
+    patchify,
+    shift_schedule,
+    unpatchify,
+)
+
+TOKENIZER = Tokenizer(["a", "boot", "coat", "up", "down"], n_tokens=6)
+CONTEXT = TOKENIZER(["a boot up", "coat", ""])
+T = torch.tensor([0, 500, 999])
+
+
+def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
+    """No parameter stays zero, so that every path shows in the output."""
+    with torch.no_grad():
+        for i, parameter in enumerate(module.parameters()):
+            parameter.copy_(0.15 * torch.randn(parameter.shape, generator=generator(seed + i)))
+    return module.eval()
+
+
+def small(**settings) -> VideoUNet:
+    options = {"n_frames": 4, "patch": 2, "channels": (16, 16), "text_dim": 8, "n_tokens": 6}
+    model = randomised(VideoUNet(len(TOKENIZER), **options | settings)).double()
+    assert isinstance(model, VideoUNet)
+    return model
+
+
+MODEL = small()
+CLIPS = normal(3, 1, 4, 8, 8)
+
+
+# --- the schedule ---
+
+
+@pytest.mark.parametrize("factor", [1 / 16, 0.5, 1.0, 7.0])
+@pytest.mark.parametrize("make", [linear_schedule, cosine_schedule])
+def test_a_shifted_schedule_has_the_ratio_times_the_factor(factor, make):
+    schedule = make(1000)
+    shifted = shift_schedule(schedule, factor)
+    assert shifted.n_steps == 1000
+    relative = shifted.snr / (factor * schedule.snr)
+    assert (relative - 1).abs().max() < 1e-9
+    # in logarithms it is the schedule moved by a constant (Hoogeboom et al. 2023, eq. 4)
+    moved = shifted.snr.log() - schedule.snr.log()
+    assert (moved - math.log(factor)).abs().max() < 1e-9
+
+
+def test_a_shift_undoes_a_shift():
+    schedule = cosine_schedule(100)
+    again = shift_schedule(shift_schedule(schedule, 1 / 16), 16)
+    assert gap(again.betas, schedule.betas) < 1e-12
+
+
+def test_the_mean_of_all_frames_has_the_ratio_of_one_picture():
+    """A still clip under the shifted schedule is as hard to see as a picture under the plain one."""
+    n_frames, schedule, t = 16, cosine_schedule(1000), torch.full((4000,), 400)
+    shifted = shift_schedule(schedule, 1 / n_frames)
+    still = normal(4000, 1, 1, 1, 2).sign().expand(-1, -1, n_frames, -1, -1)
+    x_t, _ = forward_diffusion(still, t, shifted, generator=generator(1))
+    signal = shifted.alphas_cumprod[400].sqrt()
+    noise = (x_t.mean(2) / signal - still[:, :, 0]).square()
+    expected = 1 / schedule.snr[400]
+    error = noise.std() / noise.numel() ** 0.5
+    assert abs(noise.mean() - expected) < 5 * error
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, math.inf, math.nan])
+def test_a_factor_must_be_positive_and_finite(factor):
+    with pytest.raises(ValueError, match="factor must be positive and finite, got"):
+        shift_schedule(linear_schedule(), factor)
+
+
+def test_a_schedule_without_signal_at_its_end_cannot_be_shifted():
+    dark = NoiseSchedule(torch.tensor([0.5, 1.0], dtype=torch.float64))
+    with pytest.raises(ValueError, match="schedule must keep some signal to the end"):
+        shift_schedule(dark, 0.5)
+
+
+# --- patches ---
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4, 8])
+def test_patches_lose_nothing(patch):
+    x = normal(2, 3, 5, 8, 16)
+    h = patchify(x, patch)
+    assert h.shape == (10, 3 * patch**2, 8 // patch, 16 // patch)
+    assert torch.equal(unpatchify(h, patch, 5), x)
+
+
+def test_a_patch_is_what_it_should_be():
+    x = normal(2, 1, 3, 8, 8)
+    h = patchify(x, 4)
+    assert torch.equal(h[1 * 3 + 2, :, 1, 0], x[1, 0, 2, 4:8, 0:4].flatten())  # clip 1, frame 2
+    expected = F.unfold(x[:, 0, :].flatten(0, 1)[:, None], 4, stride=4).view(6, 16, 2, 2)
+    assert torch.equal(h, expected)
+
+
+def test_patches_refuse_what_they_cannot_cut():
+    with pytest.raises(ValueError, match=r"x must be \(B, C, F, H, W\), got \(1, 1, 8, 8\)"):
+        patchify(torch.zeros(1, 1, 8, 8), 2)
+    for patch in (3, 0):
+        with pytest.raises(ValueError, match=rf"patch must divide .* \(8, 8\), got {patch}"):
+            patchify(torch.zeros(1, 1, 2, 8, 8), patch)
+
+
+# --- where frames meet ---
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_a_new_block_changes_nothing(attention):
+    block, h = TemporalBlock(16, 4, attention), torch.randn(8, 16, 3, 3, generator=generator())
+    bias = block.conv.bias
+    assert bias is not None
+    assert torch.equal(block(h), h + bias.view(1, -1, 1, 1))
+    assert bias.abs().max() == 0
+
+
+def test_the_block_over_time_is_a_convolution_and_attention_written_out():
+    block, h = randomised(TemporalBlock(16, 4, attention=True)).double(), normal(8, 16, 3, 2)
+    x = F.silu(block.norm(h)).view(2, 4, 16, 3, 2)
+    weight, bias = block.conv.weight[..., 0], block.conv.bias
+    expected = h.view(2, 4, 16, 3, 2).clone()
+    for clip in range(2):
+        for row in range(3):
+            for column in range(2):
+                line = x[clip, :, :, row, column].T[None]  # (1, C, F)
+                new = (
+                    expected[clip, :, :, row, column] + F.conv1d(line, weight, bias, padding=1)[0].T
+                )
+                sequence = (new + block.places[:, :, 0, 0]).T[None]  # (1, C, F)
+                expected[clip, :, :, row, column] = block.attention(sequence)[0].T
+    assert gap(block(h), expected.view(8, 16, 3, 2)) < 1e-12
+
+
+def test_a_block_over_time_mixes_frames_and_neither_places_nor_clips():
+    block = randomised(TemporalBlock(16, 4, attention=True)).double()
+    block.norm = nn.Identity()  # which alone looks at all places of a frame
+    h, other = normal(8, 16, 3, 3), normal(8, 16, 3, 3)
+    other[:, :, 1, 1] = h[:, :, 1, 1]
+    other[4:] = h[4:]
+    same = (block(h) - block(other)).abs().amax(1)  # (8, 3, 3)
+    assert same[:4, 1, 1].max() < 1e-12  # all else at other places is without influence
+    assert same[4:].max() == 0  # and so is the other clip
+    changed = h.clone()
+    changed[0] += 1
+    reached = (block(h) - block(changed)).abs().amax((1, 2, 3))
+    assert (reached[:4] > 1e-6).all()  # each frame hears of the first one
+
+
+def test_without_attention_a_frame_reaches_its_neighbours_alone():
+    block, h = randomised(TemporalBlock(16, 5)).double(), normal(5, 16, 2, 2)
+    changed = h.clone()
+    changed[2] += 1
+    reached = (block(h) - block(changed)).abs().amax((1, 2, 3)) > 1e-9
+    assert reached.tolist() == [False, True, True, True, False]
+
+
+def test_attention_over_time_knows_an_order_only_by_its_places():
+    block = randomised(TemporalBlock(16, 4, attention=True)).double()
+    nn.init.zeros_(block.conv.weight)
+    h, order = normal(4, 16, 2, 2), torch.tensor([2, 0, 3, 1])
+    assert gap(block(h)[order], block(h[order])) > 1e-3
+    nn.init.zeros_(block.places)
+    assert gap(block(h)[order], block(h[order])) < 1e-12
+
+
+def test_a_block_refuses_frames_that_make_no_whole_clips():
+    with pytest.raises(ValueError, match="h must hold clips of 4 frames, got 6 frames"):
+        TemporalBlock(16, 4)(torch.zeros(6, 16, 2, 2))
+
+
+# --- the model ---
+
+
+@torch.no_grad()
+def test_without_blocks_over_time_each_frame_is_a_picture_by_itself():
+    """The rest of the model is the UNet of chapter 10, frame by frame."""
+    model = small()
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, TemporalBlock):
+                setattr(module, name, nn.Identity())
+    whole = model(CLIPS, T, CONTEXT)
+    for frame in range(4):
+        picture = F.pixel_unshuffle(CLIPS[:, :, frame], 2)
+        alone = model.draw(picture, T, *model.read(CONTEXT))
+        assert gap(F.pixel_shuffle(alone, 2), whole[:, :, frame]) < 1e-10
+
+
+@torch.no_grad()
+def test_clips_of_a_batch_do_not_meet_and_padding_changes_nothing():
+    together = MODEL(CLIPS, T, CONTEXT)
+    for i in range(3):
+        alone = {name: values[i : i + 1] for name, values in CONTEXT.items()}
+        assert gap(MODEL(CLIPS[i : i + 1], T[i : i + 1], alone), together[i : i + 1]) < 1e-10
+    padded = {name: values.clone() for name, values in CONTEXT.items()}
+    padded["tokens"][~padded["tokens_mask"]] = 4
+    assert gap(MODEL(CLIPS, T, padded), together) < 1e-10
+
+
+@torch.no_grad()
+def test_everything_that_is_given_matters():
+    out = MODEL(CLIPS, T, CONTEXT)
+    other = TOKENIZER(["a boot down", "boot", "a"])
+    changed = CLIPS.clone()
+    changed[:, :, 3] += 0.1
+    assert (MODEL(CLIPS, T, other) - out).abs().amax((1, 2, 3, 4)).min() > 1e-4
+    assert (MODEL(CLIPS, 999 - T + 1, CONTEXT) - out).abs().amax((1, 2, 3, 4)).max() > 1e-4
+    assert (MODEL(changed, T, CONTEXT) - out).abs().amax((0, 1, 3, 4)).min() > 1e-6  # each frame
+
+
+def test_a_new_model_predicts_zero_and_all_of_it_learns():
+    torch.manual_seed(0)
+    model = VideoUNet(len(TOKENIZER), n_frames=4, patch=2, channels=(16, 32), n_tokens=6)
+    context = TOKENIZER(["a boot up", "coat", ""])
+    x = CLIPS.float()
+    assert model(x, T, context).abs().max() == 0
+    randomised(model)
+    model.train()
+    train_step(model, x, T, cosine_schedule(), context, prediction_type="v").backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
+
+
+def test_norms_have_groups_of_sixteen_channels():
+    norms = [m for m in small(channels=(32, 48)).modules() if isinstance(m, nn.GroupNorm)]
+    assert norms
+    assert all(norm.num_channels == 16 * norm.num_groups for norm in norms)
+
+
+def test_the_model_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"channels must be multiples of 16, got \(16, 24\)"):
+        VideoUNet(5, channels=(16, 24))
+    for shape in ((3, 4, 8, 8), (3, 1, 5, 8, 8), (3, 2, 4, 8, 8)):
+        with pytest.raises(ValueError, match=r"x_t must be \(B, 1, 4, H, W\), got"):
+            MODEL(normal(*shape), T, CONTEXT)
+    with pytest.raises(ValueError, match=r"t must have shape \(3,\), got \(2,\)"):
+        MODEL(CLIPS, T[:2], CONTEXT)
+    with pytest.raises(ValueError, match="context must hold tokens and tokens_mask"):
+        MODEL(CLIPS, T)
+
+
+# --- what the chapters before make of it, unchanged ---
+
+
+def test_a_clip_is_trained_sampled_guided_and_inpainted_like_a_picture():
+    torch.manual_seed(0)
+    model = VideoUNet(
+        len(TOKENIZER), n_frames=4, patch=2, channels=(16, 16), text_dim=8, n_tokens=6
+    )
+    schedule, null = shift_schedule(cosine_schedule(), 1 / 4), TOKENIZER([""])
+    null = {name: values[0] for name, values in null.items()}
+    ema = EMA(model)
+    x_0 = CLIPS.float().clamp(-1, 1)
+    losses = [
+        loss
+        for _, loss in train(
+            model, x_0, schedule, n_steps=3, batch_size=2, prediction_type="v",
+            context=CONTEXT, null_context=null, ema=ema,
+        )
+    ]  # fmt: skip
+    assert all(map(math.isfinite, losses))
+    strong = Denoiser(guided(ema.model, CONTEXT, null, 2.0), schedule, "v")
+    for sampler in (sample_ddpm, sample_ddim):
+        x = sampler(strong, x_0.shape, n_steps=3, generator=generator())
+        assert x.shape == x_0.shape
+        assert x.abs().max() <= 1
+    mask = known_frames([0, 3], 4)
+    x = inpaint(strong, x_0, mask, 3, 2, generator())
+    assert torch.equal(x[:, :, [0, 3]], x_0[:, :, [0, 3]])
+    assert not torch.equal(x[:, :, 1], x_0[:, :, 1])
+
+
+# --- masks and rivals ---
+
+
+def test_known_frames_are_those_named():
+    assert known_frames([1, 3], 5).flatten().tolist() == [False, True, False, True, False]
+    assert known_frames([], 2).shape == (1, 1, 2, 1, 1)
+    for frames in ([5], [-1]):
+        with pytest.raises(ValueError, match=rf"frames must lie in \[0, 5\), got \[{frames[0]}\]"):
+            known_frames(frames, 5)
+
+
+def test_a_moving_hole_hides_a_square_in_each_frame():
+    corners = torch.tensor([[0, 0], [2, 3], [-1, 4], [9, 9]])
+    mask = moving_hole(corners, size=3, side=6)
+    assert mask.shape == (1, 1, 4, 6, 6)
+    assert (~mask).sum((0, 1, 3, 4)).tolist() == [9, 9, 2 * 2, 0]
+    assert not mask[0, 0, 1, 2:5, 3:6].any()
+    with pytest.raises(ValueError, match=r"corners must be \(F, 2\), got \(4,\)"):
+        moving_hole(corners[:, 0], 3)
+
+
+@pytest.mark.parametrize("velocity", [(0, 1), (-2, 0), (3, -3), (0, 0)])
+def test_constant_velocity_continues_what_moves_on(velocity):
+    picture = torch.full((2, 1, 40, 40), -1.0, dtype=torch.float64)
+    picture[:, :, 17:23, 16:24] = normal(2, 1, 6, 8)
+    frames = [picture.roll((velocity[0] * f, velocity[1] * f), (2, 3)) for f in range(5)]
+    clip = torch.stack(frames, dim=2)
+    assert torch.equal(constant_velocity(clip[:, :, :2], n_frames=5), clip)
+
+
+def test_constant_velocity_leaves_the_picture_where_a_wall_would_be():
+    clip = torch.full((1, 1, 2, 6, 6), -1.0)
+    clip[0, 0, 0, 2, 3] = clip[0, 0, 1, 2, 4] = 1
+    predicted = constant_velocity(clip, n_frames=9)
+    lit = (predicted > 0).sum((0, 1, 3, 4)).tolist()
+    assert lit == [1, 1, 1, 0, 0, 0, 0, 0, 0]
+
+
+def test_constant_velocity_needs_two_frames():
+    with pytest.raises(ValueError, match="known must be .* with F >= 2, got"):
+        constant_velocity(torch.zeros(1, 1, 1, 4, 4))
+
+
+# --- the loss as a judge ---
+
+
+def test_the_losses_of_clips_have_the_loss_of_the_batch_for_their_mean():
+    noise = normal(*CLIPS.shape, seed=3)
+    schedule = cosine_schedule()
+    for kind in ("eps", "x_0", "v"):
+        each = loss_of_each(MODEL, CLIPS, T, schedule, CONTEXT, noise, prediction_type=kind)
+        both = train_step(MODEL, CLIPS, T, schedule, CONTEXT, noise, prediction_type=kind)
+        assert each.shape == (3,)
+        assert abs(each.mean() - both) < 1e-12
+    again = [
+        loss_of_each(MODEL, CLIPS, T, schedule, CONTEXT, generator=generator(1)) for _ in range(2)
+    ]
+    assert torch.equal(*again)
+
+
+def test_a_model_that_knows_the_clip_finds_another_order_unlikely():
+    """The optimal denoiser of one clip, against the same frames shuffled."""
+    schedule, t = linear_schedule(), torch.full((1,), 300)
+    clip = CLIPS[:1]
+    shuffled = clip[:, :, [2, 0, 3, 1]]
+    noise = normal(*clip.shape, seed=5)
+
+    def knows(x_t: Tensor, t: Tensor, context: object = None) -> Tensor:
+        return clip
+
+    own, other = (
+        loss_of_each(knows, x, t, schedule, None, noise, prediction_type="x_0")  # type: ignore[arg-type]
+        for x in (clip, shuffled)
+    )
+    assert own.item() == 0 < other.item()
