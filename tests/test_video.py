@@ -74,7 +74,7 @@ def test_a_shift_undoes_a_shift():
 
 
 def test_the_mean_of_all_frames_has_the_ratio_of_one_picture():
-    """A still clip under the shifted schedule is as hard to see as a picture under the plain one."""
+    """A still clip under the shifted schedule is as hard to see as a picture was."""
     n_frames, schedule, t = 16, cosine_schedule(1000), torch.full((4000,), 400)
     shifted = shift_schedule(schedule, 1 / n_frames)
     still = normal(4000, 1, 1, 1, 2).sign().expand(-1, -1, n_frames, -1, -1)

@@ -19,7 +19,7 @@ from minidiff.data.fashion import load_fashion
 N_FRAMES = 16
 CLIP_SIDE = 40  # pixels, height and width of the canvas
 GARMENT = 20  # of the photograph on it
-N_FREE = 4  # steps at least before the first bounce
+N_FREE = 7  # steps at least before the first bounce
 
 DIRECTIONS = (  # clockwise, each with the words that stand for it
     ("to the right", "rightwards"),
