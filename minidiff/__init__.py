@@ -103,6 +103,7 @@ from minidiff.video import (
     moving_hole,
     patchify,
     shift_schedule,
+    space_time,
     unpatchify,
 )
 
@@ -187,6 +188,7 @@ __all__ = [
     "scale_factor_of",
     "shift_schedule",
     "slerp",
+    "space_time",
     "super_resolve",
     "super_resolve_steps",
     "trailing_timesteps",

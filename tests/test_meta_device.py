@@ -291,6 +291,7 @@ CALLS |= {
 }
 
 FILMS = torch.randn(4, 1, 3, 4, 4, generator=generator())
+PLACES = torch.randn(6, 16, 2, 2, generator=generator())
 OVER_TIME = randomised(
     video.VideoUNet(len(TOKENIZER), n_frames=3, patch=2, channels=(16, 16), text_dim=8, n_tokens=6)
 )
@@ -298,7 +299,8 @@ CALLS |= {
     "shift_schedule": lambda _: schedule_tensors(video.shift_schedule(SCHEDULE, 0.5)),
     "patchify": lambda _: video.patchify(FILMS, 2),
     "unpatchify": lambda _: video.unpatchify(video.patchify(FILMS, 2), 2, 3),
-    "TemporalBlock": lambda _: OVER_TIME.mid.attention[1](torch.ones(6, 16, 2, 2, device="cpu")),
+    "TemporalBlock": lambda _: OVER_TIME.mid.attention[1](PLACES),
+    "space_time": lambda _: OVER_TIME.mid.attention(PLACES),
     "VideoUNet": lambda _: OVER_TIME(FILMS, T, CAPTIONS),
     "known_frames": lambda _: video.known_frames([0, 2], 3),
     "moving_hole": lambda _: video.moving_hole(torch.tensor([[0, 1]], device="cpu"), 2, 4),

@@ -24,6 +24,7 @@ from minidiff.video import (
     moving_hole,
     patchify,
     shift_schedule,
+    space_time,
     unpatchify,
 )
 
@@ -128,13 +129,13 @@ def test_patches_refuse_what_they_cannot_cut():
 # --- where frames meet ---
 
 
-@pytest.mark.parametrize("attention", [False, True])
-def test_a_new_block_changes_nothing(attention):
-    block, h = TemporalBlock(16, 4, attention), torch.randn(8, 16, 3, 3, generator=generator())
-    bias = block.conv.bias
-    assert bias is not None
-    assert torch.equal(block(h), h + bias.view(1, -1, 1, 1))
-    assert bias.abs().max() == 0
+def test_a_new_block_changes_nothing_but_to_say_which_frame_is_which():
+    h = torch.randn(8, 16, 3, 3, generator=generator())
+    assert torch.equal(TemporalBlock(16, 4)(h), h)
+    block = TemporalBlock(16, 4, attention=True)
+    assert block.places is not None
+    assert torch.equal(block(h), (h.view(2, 4, 16, 3, 3) + block.places).view_as(h))
+    assert torch.pdist(block.places.detach().flatten(1)).min() > 0.1  # no two alike
 
 
 def test_the_block_over_time_is_a_convolution_and_attention_written_out():
@@ -164,7 +165,7 @@ def test_a_block_over_time_mixes_frames_and_neither_places_nor_clips():
     assert same[:4, 1, 1].max() < 1e-12  # all else at other places is without influence
     assert same[4:].max() == 0  # and so is the other clip
     changed = h.clone()
-    changed[0] += 1
+    changed[0] = normal(16, 3, 3, seed=1)
     reached = (block(h) - block(changed)).abs().amax((1, 2, 3))
     assert (reached[:4] > 1e-6).all()  # each frame hears of the first one
 
@@ -172,7 +173,7 @@ def test_a_block_over_time_mixes_frames_and_neither_places_nor_clips():
 def test_without_attention_a_frame_reaches_its_neighbours_alone():
     block, h = randomised(TemporalBlock(16, 5)).double(), normal(5, 16, 2, 2)
     changed = h.clone()
-    changed[2] += 1
+    changed[2] = normal(16, 2, 2, seed=1)
     reached = (block(h) - block(changed)).abs().amax((1, 2, 3)) > 1e-9
     assert reached.tolist() == [False, True, True, True, False]
 
@@ -184,6 +185,16 @@ def test_attention_over_time_knows_an_order_only_by_its_places():
     assert gap(block(h)[order], block(h[order])) > 1e-3
     nn.init.zeros_(block.places)
     assert gap(block(h)[order], block(h[order])) < 1e-12
+
+
+def test_space_and_time_in_turn_reach_every_place_of_every_frame():
+    module, h = randomised(space_time(16, 4, attention=True)).double(), normal(8, 16, 3, 3)
+    changed = h.clone()
+    changed[1, :, 0, 2] = normal(16, seed=1)
+    reached = (module(h) - module(changed)).abs().amax(1)
+    assert reached[:4].min() > 1e-7
+    assert reached[4:].max() == 0  # the other clip
+    assert isinstance(space_time(16, 4, attention=False), TemporalBlock)
 
 
 def test_a_block_refuses_frames_that_make_no_whole_clips():
@@ -202,6 +213,8 @@ def test_without_blocks_over_time_each_frame_is_a_picture_by_itself():
         for name, child in list(module.named_children()):
             if isinstance(child, TemporalBlock):
                 setattr(module, name, nn.Identity())
+    nn.init.zeros_(model.which_frame.weight)
+    nn.init.zeros_(model.which_frame.bias)
     whole = model(CLIPS, T, CONTEXT)
     for frame in range(4):
         picture = F.pixel_unshuffle(CLIPS[:, :, frame], 2)
