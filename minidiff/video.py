@@ -98,6 +98,28 @@ def unpatchify(h: Tensor, patch: int, n_frames: int) -> Tensor:
     return frames.view(-1, n_frames, *frames.shape[1:]).transpose(1, 2)  # (B, C, F, H, W)
 
 
+def coordinates(h: Tensor) -> Tensor:
+    """Row and column of each place, from -1 to 1, to be seen as two channels.
+
+    Convolutions and attention treat all places alike: without this a network could not know that
+    what flies to the left begins on the right.
+
+    Args:
+        h: (B, C, H, W).
+
+    Returns:
+        (B, 2, H, W) with the dtype and device of h.
+
+    >>> coordinates(torch.zeros(1, 16, 3, 3))[0, :, 0]  # the first row
+    tensor([[-1., -1., -1.],
+            [-1.,  0.,  1.]])
+    """
+    rows, columns = (
+        torch.linspace(-1, 1, size, dtype=h.dtype, device=h.device) for size in h.shape[2:]
+    )
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij")).expand(len(h), -1, -1, -1)
+
+
 class TemporalBlock(nn.Module):
     """Frames exchange what they know, each place on its own (Ho et al. 2022, section 3).
 
@@ -192,7 +214,9 @@ class VideoUNet(TextUNet):
         if any(width % 16 for width in channels):
             raise ValueError(f"channels must be multiples of 16, got {tuple(channels)}")
         inner = n_channels * patch**2
-        super().__init__(n_words, inner, inner, channels, n_blocks, text_levels, text_dim, n_tokens)
+        super().__init__(
+            n_words, inner + 2, inner, channels, n_blocks, text_levels, text_dim, n_tokens
+        )
         self.frames: Tensor
         self.n_channels, self.n_frames, self.patch = n_channels, n_frames, patch
         for level, (down, up, width) in enumerate(
@@ -204,7 +228,9 @@ class VideoUNet(TextUNet):
                 )
         self.mid.attention = space_time(channels[-1], n_frames, attention=True)  # type: ignore[assignment]
         self.register_buffer("frames", _waves(n_frames, text_dim), persistent=False)
-        self.which_frame = nn.Linear(text_dim, text_dim)
+        self.which_frame = nn.Sequential(
+            nn.Linear(2 * text_dim, text_dim), nn.SiLU(), nn.Linear(text_dim, text_dim)
+        )
         for module in self.modules():  # torch normalises small groups of channels slowly
             if isinstance(module, nn.GroupNorm):
                 module.num_groups = module.num_channels // 16
@@ -229,12 +255,15 @@ class VideoUNet(TextUNet):
         if t.shape != x_t.shape[:1]:
             raise ValueError(f"t must have shape ({len(x_t)},), got {tuple(t.shape)}")
         words, mask = self.read(context)  # once a clip, (B, N, text_dim) and (B, N)
-        frames = patchify(x_t, self.patch)  # (B F, C patch^2, H / patch, W / patch)
-        frames = frames.contiguous(memory_format=torch.channels_last)
         t, words, mask = (v.repeat_interleave(self.n_frames, dim=0) for v in (t, words, mask))
-        # The start token, which is added to the embedding of time, also says which frame it is.
-        frame = self.which_frame(self.frames).repeat(len(x_t), 1)  # (B F, text_dim)
-        words = torch.cat([words[:, :1] + frame[:, None], words[:, 1:]], dim=1)
+        # The start token, which is added to the embedding of time, also says which frame it is:
+        # "to the left" means one thing in the first frame and another in the last.
+        number = self.frames.repeat(len(x_t), 1)  # (B F, text_dim)
+        start = words[:, 0] + self.which_frame(torch.cat([words[:, 0], number], dim=1))
+        words = torch.cat([start[:, None], words[:, 1:]], dim=1)  # (B F, N, text_dim)
+        frames = patchify(x_t, self.patch)  # (B F, C patch^2, H / patch, W / patch)
+        frames = torch.cat([frames, coordinates(frames)], dim=1)  # two channels more
+        frames = frames.contiguous(memory_format=torch.channels_last)
         return unpatchify(self.draw(frames, t, words, mask), self.patch, self.n_frames)
 
 

@@ -393,6 +393,9 @@ READS = {
         rf"{re.escape(v['picture'])}, each step {v['each step']}: \d+ of 784 pixels (are|were) "
     ),
     "caption_explorer": lambda v: rf"{re.escape(v['caption'])}, noise {v['noise']}: the word ",
+    "clip_explorer": lambda v: (
+        rf"{re.escape(v['caption'])}, {v['source']}, frame {v['frame']}: the light stands at row "
+    ),
 }
 
 # --- the tests ----------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from minidiff.video import (
     TemporalBlock,
     VideoUNet,
     constant_velocity,
+    coordinates,
     known_frames,
     loss_of_each,
     moving_hole,
@@ -213,11 +214,12 @@ def test_without_blocks_over_time_each_frame_is_a_picture_by_itself():
         for name, child in list(module.named_children()):
             if isinstance(child, TemporalBlock):
                 setattr(module, name, nn.Identity())
-    nn.init.zeros_(model.which_frame.weight)
-    nn.init.zeros_(model.which_frame.bias)
+    nn.init.zeros_(model.which_frame[2].weight)
+    nn.init.zeros_(model.which_frame[2].bias)
     whole = model(CLIPS, T, CONTEXT)
     for frame in range(4):
         picture = F.pixel_unshuffle(CLIPS[:, :, frame], 2)
+        picture = torch.cat([picture, coordinates(picture)], dim=1)
         alone = model.draw(picture, T, *model.read(CONTEXT))
         assert gap(F.pixel_shuffle(alone, 2), whole[:, :, frame]) < 1e-10
 

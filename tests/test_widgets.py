@@ -23,6 +23,7 @@ from minidiff.lab.widgets import (
     Explorer,
     _likeness,
     caption_explorer,
+    clip_explorer,
     evaluation_explorer,
     feature_map_explorer,
     few_steps_explorer,
@@ -795,3 +796,50 @@ def test_inpaint_explorer_refuses_what_its_board_does_not_fit():
         inpaint_explorer(denoise, torch.zeros(1, 1, 8, 8), ["a"])
     with pytest.raises(ValueError, match="names must have 2 items, got 1"):
         inpaint_explorer(denoise, torch.zeros(2, 1, 28, 28), ["a"])
+
+
+# --- chapter 13 ---
+
+
+def flying(step: int) -> torch.Tensor:
+    """A point that moves to the right, by so many pixels a frame."""
+    clip = torch.full((1, 1, 6, 20, 30), -1.0)
+    for frame in range(6):
+        clip[0, 0, frame, 8:11, 4 + step * frame : 7 + step * frame] = 1
+    return clip
+
+
+def test_clip_explorer_follows_the_light_frame_by_frame():
+    clips = {"drawn": torch.cat([flying(1), flying(0)]), "real": torch.cat([flying(2), flying(1)])}
+    explorer = clip_explorer(["a boot", "a bag"], clips)
+    seen = {explorer.png}
+    assert explorer.sentence == (
+        "a boot, drawn, frame 0: the light stands at row 9.0, column 5.0. Before the first bounce "
+        "it moves to the right, slowly."
+    )
+    assert is_static_png(explorer)
+    explorer.controls["frame"].value = 4
+    assert ", frame 4: the light stands at row 9.0, column 9.0." in explorer.sentence
+    seen.add(explorer.png)
+    explorer.controls["source"].value = "real"
+    assert explorer.sentence.startswith("a boot, real, frame 4: the light stands at row 9.0, colum")
+    assert explorer.sentence.endswith(
+        "column 13.0. Before the first bounce it moves to the right, fast."
+    )
+    seen.add(explorer.png)
+    explorer.controls["caption"].value, explorer.controls["source"].value = 1, "drawn"
+    assert explorer.sentence.startswith("a bag, drawn, frame 4: ")
+    assert explorer.sentence.endswith("it does not move.")
+    seen.add(explorer.png)
+    assert len(seen) == 4
+
+
+def test_clip_explorer_takes_bytes_and_refuses_what_does_not_fit():
+    as_bytes = flying(1).add(1).mul(127.5).to(torch.uint8)
+    both = [clip_explorer(["a"], {"x": x}).sentence for x in (flying(1), as_bytes)]
+    assert both[0] == both[1]
+    for clips in ({"x": flying(1)[0]}, {"x": flying(1).repeat(2, 1, 1, 1, 1)}, {}):
+        with pytest.raises(ValueError, match=r"clips must be \(N, 1, F, H, W\), one for each of 1"):
+            clip_explorer(["a"], clips)
+    with pytest.raises(ValueError, match="clips must be"):
+        clip_explorer(["a"], {"x": flying(1), "y": flying(1)[:, :, :3]})

@@ -185,7 +185,12 @@ def show_images(
 
 
 def gif(
-    frames: Sequence[Tensor], alt: str, seconds: float = 4.0, scale: int = 2, n_columns: int = 8
+    frames: Sequence[Tensor],
+    alt: str,
+    seconds: float = 4.0,
+    scale: int = 2,
+    n_columns: int = 8,
+    loop: bool = False,
 ) -> None:
     """Display an animation that plays once and stays on its last frame.
 
@@ -195,6 +200,7 @@ def gif(
         seconds: How long it plays.
         scale: Screen pixels a pixel.
         n_columns: Images a row.
+        loop: Play it again and again instead.
 
     >>> gif([torch.zeros(4, 1, 8, 8)] * 2, "Nothing moves.")  # doctest: +SKIP
     """
@@ -207,7 +213,8 @@ def gif(
         pictures.append(picture.quantize(32, dither=PILImage.Dither.NONE))
     buffer = io.BytesIO()
     duration = [round(1000 * seconds / len(pictures))] * len(pictures)
+    again = {"loop": 0} if loop else {}  # 0 stands for ever
     pictures[0].save(
-        buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=duration
+        buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=duration, **again
     )
     display(Image(data=buffer.getvalue(), format="gif", alt=alt))  # type: ignore[no-untyped-call]

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
+from minidiff.data.captions import to_unit
+from minidiff.data.clips import DIRECTIONS, SPEEDS, centroids, read_motion
 from minidiff.ddim import ddim_invert, sample_ddim, sample_dpm_solver, slerp
 from minidiff.ddpm import Denoiser, Step, respace
 from minidiff.editing import inpaint
@@ -1290,3 +1292,65 @@ def _add_board(
     keys = ipywidgets.Output(outputs=(script,))
     board = ipywidgets.VBox([back, grid, ipywidgets.HBox([press, clear]), keys])
     explorer.box.children = (*explorer.box.children, board)
+
+
+def clip_explorer(captions: Sequence[str], clips: Mapping[str, Tensor]) -> Explorer:
+    """Choose a caption, drawn or real, and a frame; see the path of the light (chapter 13).
+
+    Args:
+        captions: What each clip shows.
+        clips: By where they come from, such as "drawn" and "real": one clip for each caption,
+            (N, 1, F, H, W), uint8 or in [-1, 1], all of one shape.
+
+    Raises:
+        ValueError: If there is not one clip for each caption, or their shapes differ.
+
+    >>> explorer = clip_explorer(["nothing"], {"dark": torch.full((1, 1, 3, 8, 8), -1.0)})
+    >>> explorer.sentence.split(". ")[0]
+    'nothing, dark, frame 0: the light stands at row 3.5, column 3.5'
+    """
+    shapes = {tuple(x.shape) for x in clips.values()}
+    if len(shapes) != 1 or any(len(x) != len(captions) or x.ndim != 5 for x in clips.values()):
+        raise ValueError(
+            f"clips must be (N, 1, F, H, W), one for each of {len(captions)} captions, "
+            f"got {sorted(shapes)}"
+        )
+    seen = {source: to_unit(x.detach().float().cpu() if x.is_floating_point() else x.cpu())
+            for source, x in clips.items()}  # fmt: skip
+    paths = {source: centroids(x) for source, x in seen.items()}  # (N, F, 2)
+    motions = {source: read_motion(x) for source, x in seen.items()}
+    _, _, n_frames, height, width = next(iter(shapes))
+
+    def draw(caption: int, source: str, frame: int) -> tuple[Figure, str]:
+        path, motion = paths[source][caption], motions[source]
+        fig, (left, right) = figure("Where does it fly?", 1, 2, size=(6.6, 3.3))
+        left.imshow(
+            seen[source][caption, 0, frame].numpy(), vmin=-1, vmax=1, interpolation="nearest"
+        )
+        left.set(title=f"frame {frame}", xlabel="column", ylabel="row")
+        left.grid(visible=False)
+        rows, columns = path[: frame + 1].unbind(1)
+        right.plot(columns.tolist(), rows.tolist(), ".-", color=COLORS[0])
+        right.plot([columns[-1].item()], [rows[-1].item()], "o", color=COLORS[1], markersize=9)
+        right.set(title="path of the light", xlabel="column", ylabel="row", aspect="equal")
+        right.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+        row, column = path[frame].tolist()
+        direction, speed = int(motion.directions[caption]), int(motion.speeds[caption])
+        moves = "does not move"
+        if direction >= 0:
+            moves = f"moves {DIRECTIONS[direction][0]}, {SPEEDS[speed][0]}"
+        return fig, (
+            f"{captions[caption]}, {source}, frame {frame}: the light stands at row {row:.1f}, "
+            f"column {column:.1f}. Before the first bounce it {moves}."
+        )
+
+    controls = {
+        "caption": ipywidgets.Dropdown(
+            options=[(text, i) for i, text in enumerate(captions)], description="caption"
+        ),
+        "source": ipywidgets.Dropdown(options=list(clips), description="source"),
+        "frame": ipywidgets.IntSlider(value=0, min=0, max=n_frames - 1, description="frame"),
+    }
+    explorer = Explorer(draw, controls)
+    controls["caption"].layout.width = "48em"
+    return explorer
