@@ -1,0 +1,648 @@
+"""Checks of chapter 13, video: `from minidiff.grading import chapter_13 as check`.
+
+Clips are (B, C, F, H, W), F frames. Where frames are the batch of a network of pictures they are
+(B F, C, H, W), all frames of the first clip first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from minidiff import training, video
+from minidiff.grading.check import Inputs, task
+from minidiff.grading.draw import Draw
+
+Model = Callable[[Tensor, Tensor], Tensor]
+
+
+# --- 1: as noisy as F looks ask for --------------------------------------------------------------
+
+
+def _levels(draw: Draw) -> Inputs:
+    a_bar = (1 - draw.betas(12, 40)).cumprod(0)
+    return {"a_bar": a_bar, "n_frames": draw.integer(3, 20)}
+
+
+@task(points=1, inputs=_levels, roundings=256.0, package=[video.shift_schedule])
+def shifted(a_bar: Tensor, n_frames: int) -> Tensor:
+    """a_bar whose signal-to-noise ratio is 1 / n_frames of what it was."""
+    snr = a_bar / (1 - a_bar) / n_frames
+    return snr / (1 + snr)
+
+
+@shifted.misconception
+def multiplied(a_bar: Tensor, n_frames: int) -> Tensor:
+    """The ratio is multiplied by the number of frames: the clip would be clearer than before. Many
+    looks ask for more noise, so divide.
+    """
+    snr = a_bar / (1 - a_bar) * n_frames
+    return snr / (1 + snr)
+
+
+@shifted.misconception
+def a_bar_divided(a_bar: Tensor, n_frames: int) -> Tensor:
+    """This divides a_bar itself: even at t = 0 hardly any signal is left. It is the ratio
+    a_bar / (1 - a_bar) that is divided.
+    """
+    return a_bar / n_frames
+
+
+@shifted.misconception
+def ratio_returned(a_bar: Tensor, n_frames: int) -> Tensor:
+    """This is the new ratio, not the new a_bar. Solve ratio = a_bar / (1 - a_bar) for a_bar."""
+    return a_bar / (1 - a_bar) / n_frames
+
+
+@shifted.misconception
+def divided_by_the_root(a_bar: Tensor, n_frames: int) -> Tensor:
+    """The ratio is divided by the root of the number of frames. It is one of variances: the mean of
+    F frames has 1 / F of the variance of one, not its root.
+    """
+    snr = a_bar / (1 - a_bar) / n_frames**0.5
+    return snr / (1 + snr)
+
+
+@shifted.misconception
+def divided_by_the_square(a_bar: Tensor, n_frames: int) -> Tensor:
+    """The ratio is divided by the square of the number of frames. The mean of F frames has 1 / F
+    of the variance of one.
+    """
+    snr = a_bar / (1 - a_bar) / n_frames**2
+    return snr / (1 + snr)
+
+
+@shifted.misconception
+def noise_to_signal(a_bar: Tensor, n_frames: int) -> Tensor:
+    """The ratio is upside down, noise to signal, (1 - a_bar) / a_bar: the result grows where the
+    signal should fade.
+    """
+    snr = (1 - a_bar) / a_bar / n_frames
+    return snr / (1 + snr)
+
+
+@shifted.misconception
+def variance_left(a_bar: Tensor, n_frames: int) -> Tensor:
+    """This is 1 - a_bar, the share of the noise. The signal's share is ratio / (1 + ratio)."""
+    snr = a_bar / (1 - a_bar) / n_frames
+    return 1 / (1 + snr)
+
+
+@shifted.misconception
+def root_of_a_bar(a_bar: Tensor, n_frames: int) -> Tensor:
+    """This is the root of the new a_bar, by which the signal is multiplied. Return a_bar itself."""
+    snr = a_bar / (1 - a_bar) / n_frames
+    return (snr / (1 + snr)).sqrt()
+
+
+@shifted.misconception
+def noise_multiplied(a_bar: Tensor, n_frames: int) -> Tensor:
+    """The noise 1 - a_bar is multiplied by the number of frames and what is left is called signal:
+    that may fall below 0. Both shares change, so go by their ratio.
+    """
+    return 1 - n_frames * (1 - a_bar)
+
+
+@shifted.misconception
+def raised_to_a_power(a_bar: Tensor, n_frames: int) -> Tensor:
+    """a_bar is raised to the power of the number of frames, as if each step were made that often.
+    The ratio is to be divided.
+    """
+    return a_bar**n_frames
+
+
+# --- 2: frames are the batch ---------------------------------------------------------------------
+
+
+def _clips(draw: Draw) -> Inputs:
+    """All five sizes differ, so that no two dimensions can be mistaken for each other unseen."""
+    sizes = [2, 3, 4, 5, 6]
+    offset = draw.integer(0, 5)
+    shape = sizes[offset:] + sizes[:offset]
+    return {"x": draw.normal(*shape, dtype=draw.dtype())}
+
+
+@task(points=2, inputs=_clips, package=[video.patchify])
+def frames_as_batch(x: Tensor) -> Tensor:
+    """Clips (B, C, F, H, W) as pictures (B F, C, H, W), the frames of a clip side by side."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+@frames_as_batch.misconception
+def viewed(x: Tensor) -> Tensor:
+    """The shape is right and the content is not: `view` and `reshape` read numbers in the order in
+    which they lie, channel by channel. First bring F beside B, with `transpose` or `permute`.
+    """
+    b, c, f, h, w = x.shape
+    return x.reshape(b * f, c, h, w)
+
+
+@frames_as_batch.misconception
+def frames_before_clips(x: Tensor) -> Tensor:
+    """The first frames of all clips come first. All frames of the first clip are to stand side by
+    side: B before F.
+    """
+    return x.permute(2, 0, 1, 3, 4).flatten(0, 1)
+
+
+@frames_as_batch.misconception
+def channels_as_batch(x: Tensor) -> Tensor:
+    """Channels went into the batch and frames stayed: (B C, F, H, W). It is to be the other way
+    round.
+    """
+    return x.flatten(0, 1)
+
+
+@frames_as_batch.misconception
+def not_flattened(x: Tensor) -> Tensor:
+    """Frames stand beside the batch, as they should, but there are still five dimensions. A network
+    of pictures takes four: flatten the first two.
+    """
+    return x.transpose(1, 2)
+
+
+@frames_as_batch.misconception
+def frames_as_channels(x: Tensor) -> Tensor:
+    """Frames became channels, (B, C F, H, W): the network would take a clip for one picture. Here
+    each frame is a picture of its own.
+    """
+    return x.flatten(1, 2)
+
+
+@frames_as_batch.misconception
+def first_frames(x: Tensor) -> Tensor:
+    """These are the first frames alone. All of them are wanted."""
+    return x[:, :, 0]
+
+
+@frames_as_batch.misconception
+def mean_frame(x: Tensor) -> Tensor:
+    """This is the mean over the frames. All of them are wanted, one after the other."""
+    return x.mean(2)
+
+
+@frames_as_batch.misconception
+def pictures_turned(x: Tensor) -> Tensor:
+    """Height and width have changed places. Only F moves: name the other dimensions in their own
+    order.
+    """
+    return x.permute(0, 2, 1, 4, 3).flatten(0, 1)
+
+
+@frames_as_batch.misconception
+def backwards(x: Tensor) -> Tensor:
+    """The frames of each clip come in the opposite order, the last one first."""
+    return x.flip(2).transpose(1, 2).flatten(0, 1)
+
+
+@frames_as_batch.misconception
+def channels_last(x: Tensor) -> Tensor:
+    """Channels come last. This course, as torch does, keeps them right after the batch:
+    (B F, C, H, W).
+    """
+    return x.permute(0, 2, 3, 4, 1).flatten(0, 1)
+
+
+# --- 3: sequences through time -------------------------------------------------------------------
+
+
+def _features(draw: Draw) -> Inputs:
+    sizes = [2, 3, 4, 5, 6]
+    offset = draw.integer(0, 5)
+    b, c, f, h, w = sizes[offset:] + sizes[:offset]
+    return {"h": draw.normal(b * f, c, h, w, dtype=draw.dtype()), "n_frames": f}
+
+
+def _split(h: Tensor, n_frames: int) -> Tensor:
+    """(B F, C, H, W) -> (B, F, C, H, W)."""
+    return h.reshape(-1, n_frames, *h.shape[1:])
+
+
+@task(points=3, inputs=_features, package=[video.TemporalBlock, video.space_time])
+def along_time(h: Tensor, n_frames: int) -> Tensor:
+    """Features of frames (B F, C, H, W) as sequences through time, (B H W, C, F)."""
+    x = h.view(-1, n_frames, *h.shape[1:])  # (B, F, C, H, W)
+    return x.permute(0, 3, 4, 2, 1).flatten(0, 2)
+
+
+@along_time.misconception
+def viewed_at_once(h: Tensor, n_frames: int) -> Tensor:
+    """The shape is right and the content is not: one `reshape` reads numbers in the order in which
+    they lie. Split off F, then `permute`, then flatten.
+    """
+    return h.reshape(-1, h.shape[1], n_frames)
+
+
+@along_time.misconception
+def frames_split_off_first(h: Tensor, n_frames: int) -> Tensor:
+    """The batch is split as (F, B), but all frames of the first clip come first: it is (B, F).
+    So these sequences mix clips.
+    """
+    return h.reshape(n_frames, -1, *h.shape[1:]).permute(1, 3, 4, 2, 0).flatten(0, 2)
+
+
+@along_time.misconception
+def along_space(h: Tensor, n_frames: int) -> Tensor:
+    """These are sequences through space, (B F, C, H W): places of a frame would look at each other.
+    Here space goes into the batch, and time becomes the sequence.
+    """
+    return h.flatten(2)
+
+
+@along_time.misconception
+def space_joined(h: Tensor, n_frames: int) -> Tensor:
+    """This is one sequence for all of space and time, (B, C, F H W): all would look at all. Each
+    place is to be a sequence of its own.
+    """
+    return _split(h, n_frames).transpose(1, 2).flatten(2)
+
+
+@along_time.misconception
+def time_before_channels(h: Tensor, n_frames: int) -> Tensor:
+    """The sequences are (B H W, F, C). Channels are wanted before time, as `Attention` takes them."""
+    return _split(h, n_frames).permute(0, 3, 4, 1, 2).flatten(0, 2)
+
+
+@along_time.misconception
+def columns_before_rows(h: Tensor, n_frames: int) -> Tensor:
+    """Places are listed column by column. As everywhere, rows come first: B, H, W in this order."""
+    return _split(h, n_frames).permute(0, 4, 3, 2, 1).flatten(0, 2)
+
+
+@along_time.misconception
+def places_before_clips(h: Tensor, n_frames: int) -> Tensor:
+    """The first place of all clips comes first, (H W B, C, F). The batch is to come first: B, H, W."""
+    return _split(h, n_frames).permute(3, 4, 0, 2, 1).flatten(0, 2)
+
+
+@along_time.misconception
+def channels_in_the_batch(h: Tensor, n_frames: int) -> Tensor:
+    """Each channel became a sequence of its own, (B H W C, F). Keep channels together: they are
+    what a frame knows about a place.
+    """
+    return _split(h, n_frames).permute(0, 3, 4, 2, 1).flatten(0, 3)
+
+
+@along_time.misconception
+def not_flattened_yet(h: Tensor, n_frames: int) -> Tensor:
+    """The order of the dimensions is right, (B, H, W, C, F). Now flatten the first three into one."""
+    return _split(h, n_frames).permute(0, 3, 4, 2, 1)
+
+
+@along_time.misconception
+def time_reversed(h: Tensor, n_frames: int) -> Tensor:
+    """Time runs backwards in these sequences."""
+    return _split(h, n_frames).permute(0, 3, 4, 2, 1).flatten(0, 2).flip(2)
+
+
+@along_time.misconception
+def mean_over_space(h: Tensor, n_frames: int) -> Tensor:
+    """Space was averaged away, (B, C, F). Each place keeps its own sequence."""
+    return _split(h, n_frames).mean((3, 4)).transpose(1, 2)
+
+
+# --- 4: how fast before the first bounce ---------------------------------------------------------
+
+
+def _path(draw: Draw) -> Inputs:
+    """A path that is straight, but for one turn or two, and a little unsteady."""
+    n_frames, n_clips = draw.integer(12, 18), draw.integer(3, 6)
+    turn = torch.empty(n_clips, dtype=torch.int64)
+    turn.random_(4, n_frames - 5, generator=draw.generator)
+    turn[-1] = n_frames  # one that never bounces
+    velocity = draw.uniform(0.8, 2.5, n_clips, 2) * (draw.uniform(-1, 1, n_clips, 2).sign())
+    steps = velocity[:, None].repeat(1, n_frames - 1, 1)  # (N, F - 1, 2)
+    steps = steps * (1 + draw.uniform(-0.2, 0.2, n_clips, n_frames - 1, 1))
+    number = torch.arange(n_frames - 1)
+    for clip in range(n_clips):
+        axis = draw.integer(0, 2)
+        steps[clip, number >= turn[clip], axis] *= -1
+        steps[clip, number >= turn[clip] + 1, 1 - axis] *= -1  # off another wall, right after
+        steps[clip, number >= turn[clip] + 2] *= -1  # and back once more along either axis
+    start = draw.uniform(10, 30, n_clips, 1, 2)
+    return {"path": torch.cat([start, start + steps.cumsum(1)], dim=1)}
+
+
+def _before(steps: Tensor) -> Tensor:
+    """Which steps come before the first that turns back along either axis, (N, F - 1)."""
+    turned = (steps * steps[:, :1] < 0).any(2)
+    return turned.cumsum(1) == 0
+
+
+def _mean_where(steps: Tensor, keep: Tensor) -> Tensor:
+    keep = keep.to(steps.dtype)[:, :, None]
+    return (steps * keep).sum(1) / keep.sum(1)
+
+
+@task(points=3, inputs=_path, roundings=256.0)
+def velocity(path: Tensor) -> Tensor:
+    """Mean step of paths (N, F, 2) before the first bounce, (N, 2)."""
+    steps = path.diff(dim=1)  # (N, F - 1, 2)
+    turned = (steps * steps[:, :1] < 0).any(2)  # (N, F - 1)
+    before = (turned.cumsum(1) == 0).to(steps.dtype)[:, :, None]
+    return (steps * before).sum(1) / before.sum(1)
+
+
+@velocity.misconception
+def all_steps(path: Tensor) -> Tensor:
+    """This is the mean over all steps. After a bounce it flies back, and there and back cancel:
+    only the steps before the first bounce count.
+    """
+    return path.diff(dim=1).mean(1)
+
+
+@velocity.misconception
+def first_step(path: Tensor) -> Tensor:
+    """This is the first step alone. Each step is a little unsteady: take the mean of all of them up
+    to the bounce.
+    """
+    return path[:, 1] - path[:, 0]
+
+
+@velocity.misconception
+def divided_by_all_steps(path: Tensor) -> Tensor:
+    """The right steps are added up, and the sum divided by the number of all steps. Divide by the
+    number of those that were added.
+    """
+    steps = path.diff(dim=1)
+    return (steps * _before(steps)[:, :, None]).mean(1)
+
+
+@velocity.misconception
+def steps_added_up(path: Tensor) -> Tensor:
+    """This is the whole way up to the bounce. Divide it by the number of steps."""
+    steps = path.diff(dim=1)
+    return (steps * _before(steps)[:, :, None]).sum(1)
+
+
+@velocity.misconception
+def each_axis_alone(path: Tensor) -> Tensor:
+    """Each axis is cut at its own turn. The first bounce off any wall ends it for both: let a turn
+    along either axis count, `any` over the last dimension.
+    """
+    steps = path.diff(dim=1)
+    before = ((steps * steps[:, :1] < 0).cumsum(1) == 0).to(steps.dtype)
+    return (steps * before).sum(1) / before.sum(1)
+
+
+@velocity.misconception
+def both_axes_must_turn(path: Tensor) -> Tensor:
+    """A bounce is seen only where both axes turn back at once, that is in a corner. One of them is
+    enough: `any` in place of `all`.
+    """
+    steps = path.diff(dim=1)
+    return _mean_where(steps, (steps * steps[:, :1] < 0).all(2).cumsum(1) == 0)
+
+
+@velocity.misconception
+def turning_step_included(path: Tensor) -> Tensor:
+    """The step that turns back is still counted. Stop before it."""
+    steps = path.diff(dim=1)
+    before = _before(steps)
+    including = torch.cat([torch.ones_like(before[:, :1]), before[:, :-1]], dim=1)
+    return _mean_where(steps, including)
+
+
+@velocity.misconception
+def only_steps_that_agree(path: Tensor) -> Tensor:
+    """Steps that agree with the first one are counted wherever they are, also after a second
+    bounce; but what comes after the first one is not to count. A running sum, `cumsum`, tells what
+    came before.
+    """
+    steps = path.diff(dim=1)
+    return _mean_where(steps, (steps * steps[:, :1] > 0).all(2))
+
+
+@velocity.misconception
+def the_wrong_way_round(path: Tensor) -> Tensor:
+    """A sign: each step is the frame before minus the frame after. It goes from one frame to the
+    next.
+    """
+    steps = path.diff(dim=1)
+    return -_mean_where(steps, _before(steps))
+
+
+@velocity.misconception
+def speed_without_direction(path: Tensor) -> Tensor:
+    """Signs are lost: this is how fast it moves along each axis, and not where to."""
+    steps = path.diff(dim=1)
+    return _mean_where(steps, _before(steps)).abs()
+
+
+@velocity.misconception
+def one_number(path: Tensor) -> Tensor:
+    """This is the length of the mean step, one number for each path. Return both components, down
+    and right.
+    """
+    steps = path.diff(dim=1)
+    return _mean_where(steps, _before(steps)).norm(dim=1)
+
+
+@velocity.misconception
+def mean_place(path: Tensor) -> Tensor:
+    """This is the mean place before the bounce. A velocity is made of differences: path.diff over
+    the frames.
+    """
+    before = _before(path.diff(dim=1))
+    return _mean_where(path[:, :-1], before)
+
+
+# --- 5: does a model know the order? -------------------------------------------------------------
+
+
+class _Smooth:
+    """A model that knows one thing of clips: frames resemble their neighbours. It predicts eps."""
+
+    def __init__(self, a_bar: Tensor) -> None:
+        self.a_bar = a_bar
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Predict the noise in x_t (B, C, F, H, W) at timesteps t (B,)."""
+        a_bar = self.a_bar.to(x_t.dtype)[t].view(-1, 1, 1, 1, 1)
+        near = torch.cat([x_t[:, :, :1], x_t, x_t[:, :, -1:]], dim=2)
+        mean = (near[:, :, :-2] + 2 * x_t + near[:, :, 2:]) / 4
+        clean = 0.8 * mean / a_bar.sqrt()
+        return (x_t - a_bar.sqrt() * clean) / (1 - a_bar).sqrt()
+
+
+def _ordered_clips(draw: Draw) -> Inputs:
+    """Clips that drift, some hardly at all, so that the model finds order in some of them only."""
+    n_clips, n_frames = draw.integer(24, 33), draw.integer(6, 9)
+    dtype = draw.dtype()
+    strength = draw.uniform(0, 0.7, n_clips, 1, 1, 1, 1, dtype=dtype)
+    ramp = torch.linspace(-1, 1, n_frames, dtype=dtype).view(1, 1, -1, 1, 1)
+    x_0 = strength * ramp * draw.normal(n_clips, 1, 1, 2, 3, dtype=dtype)
+    x_0 = x_0 + 0.1 * draw.normal(n_clips, 1, n_frames, 2, 3, dtype=dtype)
+    a_bar = (1 - draw.betas(40, 60)).cumprod(0)
+    order = torch.cat([torch.arange(1, n_frames, 2), torch.arange(0, n_frames, 2)])
+    t = int((a_bar > 0.55).sum()) - 1 if draw.case % 2 else int((a_bar > 0.35).sum()) - 1
+    return {
+        "model": _Smooth(a_bar),
+        "x_0": x_0,
+        "order": order,
+        "noise": draw.normal(*x_0.shape, dtype=dtype),
+        "t": t,
+        "a_bar": a_bar,
+    }
+
+
+def _losses(
+    model: Model, x_0: Tensor, noise: Tensor, t: int, a_bar: Tensor, roots: bool = True
+) -> Tensor:
+    """Mean squared error of the predicted noise, of each clip, (B,)."""
+    signal, spread = (a_bar[t].sqrt(), (1 - a_bar[t]).sqrt()) if roots else (a_bar[t], 1 - a_bar[t])
+    x_t = signal.to(x_0.dtype) * x_0 + spread.to(x_0.dtype) * noise
+    return (model(x_t, torch.full((len(x_0),), t)) - noise).square().flatten(1).mean(1)
+
+
+@task(
+    points=3,
+    inputs=_ordered_clips,
+    roundings=256.0,
+    package=[video.loss_of_each, training.train_step],
+)
+def knows_order(
+    model: Model, x_0: Tensor, order: Tensor, noise: Tensor, t: int, a_bar: Tensor
+) -> Tensor:
+    """How much lower the loss of each clip is than with its frames in another order, (B,)."""
+
+    def losses(x: Tensor) -> Tensor:
+        x_t = a_bar[t].sqrt().to(x.dtype) * x + (1 - a_bar[t]).sqrt().to(x.dtype) * noise
+        error = model(x_t, torch.full((len(x),), t)) - noise
+        return error.square().flatten(1).mean(1)  # (B,)
+
+    return losses(x_0[:, :, order]) - losses(x_0)
+
+
+@knows_order.misconception
+def differences_turned(
+    model: Model, x_0: Tensor, order: Tensor, noise: Tensor, t: int, a_bar: Tensor
+) -> Tensor:
+    """A sign: this is the loss in order minus the loss in the other order, which is negative where
+    the model prefers the order.
+    """
+    other = _losses(model, x_0[:, :, order], noise, t, a_bar)
+    return _losses(model, x_0, noise, t, a_bar) - other
+
+
+@knows_order.misconception
+def clips_shuffled(
+    model: Model, x_0: Tensor, order: Tensor, noise: Tensor, t: int, a_bar: Tensor
+) -> Tensor:
+    """This puts clips, not frames, into the other order: x[order] is about the batch. Frames are
+    dimension 2.
+    """
+    index = torch.arange(len(x_0))
+    index[: len(order)] = order
+    other = _losses(model, x_0[index], noise, t, a_bar)
+    return other - _losses(model, x_0, noise, t, a_bar)
+
+
+@knows_order.misconception
+def noise_shuffled_too(
+    model: Model, x_0: Tensor, order: Tensor, noise: Tensor, t: int, a_bar: Tensor
+) -> Tensor:
+    """The noise was put into the other order, too. Two losses can be compared if only the clips
+    differ: keep the noise as it is.
+    """
+    other = _losses(model, x_0[:, :, order], noise[:, :, order], t, a_bar)
+    return other - _losses(model, x_0, noise, t, a_bar)
+
+
+@knows_order.misconception
+def noisy_clip_shuffled(
+    model: Model, x_0: Tensor, order: Tensor, noise: Tensor, t: int, a_bar: Tensor
+) -> Tensor:
+    """The noisy clip is put into the other order, and what the model says is compared with the
+    noise in its old order. Shuffle x_0, then add the noise.
+    """
+    signal, spread = a_bar[t].sqrt().to(x_0.dtype), (1 - a_bar[t]).sqrt().to(x_0.dtype)
+    x_t = (signal * x_0 + spread * noise)[:, :, order]
+    error = model(x_t, torch.full((len(x_0),), t)) - noise
+    return error.square().flatten(1).mean(1) - _losses(model, x_0, noise, t, a_bar)
+
+
+@knows_order.misconception
+def mean_over_the_batch(
+    model: Model, x_0: Tensor, order: Tensor, noise: Tensor, t: int, a_bar: Tensor
+) -> Tensor:
+    """This is one number for the batch. Each clip is to have its own: take the mean over all
+    dimensions but the first.
+    """
+    other = _losses(model, x_0[:, :, order], noise, t, a_bar)
+    return (other - _losses(model, x_0, noise, t, a_bar)).mean()
+
+
+@knows_order.misconception
+def summed(
+    model: Model, x_0: Tensor, order: Tensor, noise: Tensor, t: int, a_bar: Tensor
+) -> Tensor:
+    """The squares are added up. A loss is their mean."""
+    n_numbers = x_0[0].numel()
+    other = _losses(model, x_0[:, :, order], noise, t, a_bar)
+    return n_numbers * (other - _losses(model, x_0, noise, t, a_bar))
+
+
+@knows_order.misconception
+def roots_forgotten(
+    model: Model, x_0: Tensor, order: Tensor, noise: Tensor, t: int, a_bar: Tensor
+) -> Tensor:
+    """x_t is made without roots: a_bar and 1 - a_bar are variances, the weights their roots."""
+    other = _losses(model, x_0[:, :, order], noise, t, a_bar, roots=False)
+    return other - _losses(model, x_0, noise, t, a_bar, roots=False)
+
+
+@knows_order.misconception
+def compared_with_the_clip(
+    model: Model, x_0: Tensor, order: Tensor, noise: Tensor, t: int, a_bar: Tensor
+) -> Tensor:
+    """The prediction is compared with the clip. This model predicts the noise."""
+
+    def losses(x: Tensor) -> Tensor:
+        x_t = a_bar[t].sqrt().to(x.dtype) * x + (1 - a_bar[t]).sqrt().to(x.dtype) * noise
+        return (model(x_t, torch.full((len(x),), t)) - x).square().flatten(1).mean(1)
+
+    return losses(x_0[:, :, order]) - losses(x_0)
+
+
+@knows_order.misconception
+def shown_clean_clips(
+    model: Model, x_0: Tensor, order: Tensor, noise: Tensor, t: int, a_bar: Tensor
+) -> Tensor:
+    """The model is shown clean clips and asked for noise that is not in them. Show it x_t."""
+    at = torch.full((len(x_0),), t)
+    other = (model(x_0[:, :, order], at) - noise).square().flatten(1).mean(1)
+    return other - (model(x_0, at) - noise).square().flatten(1).mean(1)
+
+
+@knows_order.misconception
+def share_of_the_batch(
+    model: Model, x_0: Tensor, order: Tensor, noise: Tensor, t: int, a_bar: Tensor
+) -> Tensor:
+    """This tells where the loss is lower, not by how much. Return the differences; you may count
+    afterwards.
+    """
+    other = _losses(model, x_0[:, :, order], noise, t, a_bar)
+    return (_losses(model, x_0, noise, t, a_bar) < other).to(x_0.dtype)
+
+
+@knows_order.misconception
+def played_backwards(
+    model: Model, x_0: Tensor, order: Tensor, noise: Tensor, t: int, a_bar: Tensor
+) -> Tensor:
+    """The frames are played backwards, whatever `order` is. Use it as an index of dimension 2."""
+    other = _losses(model, x_0.flip(2), noise, t, a_bar)
+    return other - _losses(model, x_0, noise, t, a_bar)
+
+
+@knows_order.misconception
+def relative_losses(
+    model: Model, x_0: Tensor, order: Tensor, noise: Tensor, t: int, a_bar: Tensor
+) -> Tensor:
+    """This is the relative difference, divided by the loss in order. The difference itself is
+    wanted.
+    """
+    own = _losses(model, x_0, noise, t, a_bar)
+    return (_losses(model, x_0[:, :, order], noise, t, a_bar) - own) / own
