@@ -61,7 +61,7 @@ def divided_by_the_root(a_bar: Tensor, n_frames: int) -> Tensor:
     """The ratio is divided by the root of the number of frames. It is one of variances: the mean of
     F frames has 1 / F of the variance of one, not its root.
     """
-    snr = a_bar / (1 - a_bar) / n_frames**0.5
+    snr: Tensor = a_bar / (1 - a_bar) / n_frames**0.5
     return snr / (1 + snr)
 
 
@@ -110,7 +110,8 @@ def raised_to_a_power(a_bar: Tensor, n_frames: int) -> Tensor:
     """a_bar is raised to the power of the number of frames, as if each step were made that often.
     The ratio is to be divided.
     """
-    return a_bar**n_frames
+    new: Tensor = a_bar**n_frames
+    return new
 
 
 # --- 2: frames are the batch ---------------------------------------------------------------------
@@ -261,7 +262,7 @@ def space_joined(h: Tensor, n_frames: int) -> Tensor:
 
 @along_time.misconception
 def time_before_channels(h: Tensor, n_frames: int) -> Tensor:
-    """The sequences are (B H W, F, C). Channels are wanted before time, as `Attention` takes them."""
+    """The sequences are (B H W, F, C). Channels come before time, as `Attention` takes them."""
     return _split(h, n_frames).permute(0, 3, 4, 1, 2).flatten(0, 2)
 
 
@@ -273,7 +274,7 @@ def columns_before_rows(h: Tensor, n_frames: int) -> Tensor:
 
 @along_time.misconception
 def places_before_clips(h: Tensor, n_frames: int) -> Tensor:
-    """The first place of all clips comes first, (H W B, C, F). The batch is to come first: B, H, W."""
+    """The first place of all clips comes first, (H W B, C, F). The batch comes first: B, H, W."""
     return _split(h, n_frames).permute(3, 4, 0, 2, 1).flatten(0, 2)
 
 
@@ -287,7 +288,7 @@ def channels_in_the_batch(h: Tensor, n_frames: int) -> Tensor:
 
 @along_time.misconception
 def not_flattened_yet(h: Tensor, n_frames: int) -> Tensor:
-    """The order of the dimensions is right, (B, H, W, C, F). Now flatten the first three into one."""
+    """The order of the dimensions is right, (B, H, W, C, F). Now flatten the first three."""
     return _split(h, n_frames).permute(0, 3, 4, 2, 1)
 
 
@@ -310,7 +311,7 @@ def _path(draw: Draw) -> Inputs:
     """A path that is straight, but for one turn or two, and a little unsteady."""
     n_frames, n_clips = draw.integer(12, 18), draw.integer(3, 6)
     turn = torch.empty(n_clips, dtype=torch.int64)
-    turn.random_(4, n_frames - 5, generator=draw.generator)
+    turn.random_(4, n_frames - 6, generator=draw.generator)
     turn[-1] = n_frames  # one that never bounces
     velocity = draw.uniform(0.8, 2.5, n_clips, 2) * (draw.uniform(-1, 1, n_clips, 2).sign())
     steps = velocity[:, None].repeat(1, n_frames - 1, 1)  # (N, F - 1, 2)
@@ -319,8 +320,8 @@ def _path(draw: Draw) -> Inputs:
     for clip in range(n_clips):
         axis = draw.integer(0, 2)
         steps[clip, number >= turn[clip], axis] *= -1
-        steps[clip, number >= turn[clip] + 1, 1 - axis] *= -1  # off another wall, right after
-        steps[clip, number >= turn[clip] + 2] *= -1  # and back once more along either axis
+        steps[clip, number >= turn[clip] + 2, 1 - axis] *= -1  # off another wall, soon after
+        steps[clip, number >= turn[clip] + 4] *= -1  # and back once more along either axis
     start = draw.uniform(10, 30, n_clips, 1, 2)
     return {"path": torch.cat([start, start + steps.cumsum(1)], dim=1)}
 
@@ -437,7 +438,7 @@ def one_number(path: Tensor) -> Tensor:
     and right.
     """
     steps = path.diff(dim=1)
-    return _mean_where(steps, _before(steps)).norm(dim=1)
+    return _mean_where(steps, _before(steps)).square().sum(1).sqrt()
 
 
 @velocity.misconception
@@ -464,7 +465,8 @@ class _Smooth:
         near = torch.cat([x_t[:, :, :1], x_t, x_t[:, :, -1:]], dim=2)
         mean = (near[:, :, :-2] + 2 * x_t + near[:, :, 2:]) / 4
         clean = 0.8 * mean / a_bar.sqrt()
-        return (x_t - a_bar.sqrt() * clean) / (1 - a_bar).sqrt()
+        eps: Tensor = (x_t - a_bar.sqrt() * clean) / (1 - a_bar).sqrt()
+        return eps
 
 
 def _ordered_clips(draw: Draw) -> Inputs:
