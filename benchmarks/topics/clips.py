@@ -149,19 +149,23 @@ def predicted(
     }
     ways["repeated"] = ways["repeated"][:, :, :N_FRAMES]
     assert torch.equal(ways["predicted"][:, :, :N_KNOWN], first)  # known frames exact
-    bounces = read_motion(clips).bounces < N_FRAMES
+    frames = read_motion(clips).bounces
+    bounces = frames < N_FRAMES - 1  # something is left to be seen after it
+    before = (torch.arange(N_FRAMES) <= frames[bounces, None])[:, None, :, None, None]
     quality = {way: psnr_of_new(x, clips) for way, x in ways.items()}
+    after = {way: hidden_psnr(x[bounces], clips[bounces], before) for way, x in ways.items()}
     result: dict[str, Any] = {
         way: {
             "psnr": mean(decibels),
             "bouncing": mean(decibels[bounces]),
             "not bouncing": mean(decibels[~bounces]),
+            "after the bounce": mean(after[way]),
             "kind": share(judge_clips(judge, ways[way])[:, 0] == moves[:, 0]),
         }
         for way, decibels in quality.items()
     }
     result["gain"] = mean(quality["predicted"] - quality["repeated"])
-    result["bounce_gain"] = mean((quality["predicted"] - quality["constant velocity"])[bounces])
+    result["bounce_gain"] = mean(after["predicted"] - after["constant velocity"])
     own = share(judge_clips(judge, clips)[:, 0] == moves[:, 0])
     result["real kind"] = own
     result["kind_relative"] = result["predicted"]["kind"]["value"] / own["value"]
@@ -298,12 +302,13 @@ def page(result: dict[str, Any]) -> str:
         (f"{way}: {where}", *(f"{p[way][key]['value']:.2f}" for p in predictions), "")
         for way in WAYS
         for key, where in (
-            ("psnr", "all clips"), ("bouncing", "bouncing"), ("not bouncing", "not bouncing")
+            ("psnr", "all clips"), ("not bouncing", "not bouncing"), ("bouncing", "bouncing"),
+            ("after the bounce", "bouncing, after the bounce"),
         )
     ]  # fmt: skip
     for key, label in (
         ("gain", "predicted above repeated"),
-        ("bounce_gain", "predicted above constant velocity, bouncing"),
+        ("bounce_gain", "predicted above constant velocity, after the bounce"),
     ):
         name = "clips_prediction_gain" if key == "gain" else "clips_bounce_gain"
         values = (f"{p[key]['value']:.2f} ± {p[key]['standard_error']:.2f}" for p in predictions)

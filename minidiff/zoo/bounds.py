@@ -87,7 +87,7 @@ BOUNDS = MappingProxyType(
         "clips_prediction_gain": 1.0,
         # share whose kind the judge sees in the last frame, relative to the real clips, at least;
         "clips_prediction_kind": 0.85,
-        # the same gain on those clips that bounce after the fourth frame, over constant velocity.
+        # mean PSNR of what comes after the first bounce, above that of constant velocity, at least.
         "clips_bounce_gain": 0.0,
         # Share of test clips whose loss is lower than with their frames shuffled, at least.
         "clips_order": 0.95,
