@@ -95,6 +95,7 @@ from minidiff.unet import (
     get_timestep_embedding,
 )
 from minidiff.video import (
+    CaptionInFrames,
     TemporalBlock,
     VideoUNet,
     constant_velocity,
@@ -116,6 +117,7 @@ __all__ = [
     "Autoencoder",
     "AutoencoderLoss",
     "Bound",
+    "CaptionInFrames",
     "Denoiser",
     "DownBlock",
     "ImageConditioned",

@@ -169,6 +169,35 @@ class TemporalBlock(nn.Module):
         return h.contiguous(memory_format=torch.channels_last)
 
 
+class CaptionInFrames(nn.Module):
+    """What a caption as a whole means in each frame: "to the left" begins on the right.
+
+    Caption and frame are multiplied, feature by feature, not added: of two things that are added a
+    network has to find out by itself that each matters only together with the other.
+
+    Args:
+        text_dim: Features of the start token.
+        n_frames: Frames of a clip.
+
+    >>> CaptionInFrames(8, n_frames=4)(torch.zeros(2, 8)).shape
+    torch.Size([8, 1, 8])
+    """
+
+    waves: Tensor
+
+    def __init__(self, text_dim: int, n_frames: int) -> None:
+        super().__init__()
+        self.register_buffer("waves", _waves(n_frames, text_dim), persistent=False)
+        self.caption, self.frame = nn.Linear(text_dim, text_dim), nn.Linear(text_dim, text_dim)
+        self.out = nn.Linear(text_dim, text_dim)
+
+    def forward(self, whole: Tensor) -> Tensor:
+        """Map start tokens (B, text_dim) to one for each frame, (B F, 1, text_dim)."""
+        together = self.caption(whole)[:, None] * self.frame(self.waves)  # (B, F, text_dim)
+        starts: Tensor = whole[:, None] + self.out(together)  # (B, F, text_dim)
+        return starts.flatten(0, 1)[:, None]
+
+
 class VideoUNet(TextUNet):
     """The UNet that reads captions, for clips: frames are its batch, and meet in `TemporalBlock`s.
 
@@ -217,7 +246,6 @@ class VideoUNet(TextUNet):
         super().__init__(
             n_words, inner + 2, inner, channels, n_blocks, text_levels, text_dim, n_tokens
         )
-        self.frames: Tensor
         self.n_channels, self.n_frames, self.patch = n_channels, n_frames, patch
         for level, (down, up, width) in enumerate(
             zip(self.downs, reversed(self.ups), channels, strict=True)
@@ -227,10 +255,7 @@ class VideoUNet(TextUNet):
                     space_time(width, n_frames, level in time_levels) for _ in range(n_blocks)
                 )
         self.mid.attention = space_time(channels[-1], n_frames, attention=True)  # type: ignore[assignment]
-        self.register_buffer("frames", _waves(n_frames, text_dim), persistent=False)
-        self.which_frame = nn.Sequential(
-            nn.Linear(2 * text_dim, text_dim), nn.SiLU(), nn.Linear(text_dim, text_dim)
-        )
+        self.in_frames = CaptionInFrames(text_dim, n_frames)
         for module in self.modules():  # torch normalises small groups of channels slowly
             if isinstance(module, nn.GroupNorm):
                 module.num_groups = module.num_channels // 16
@@ -255,12 +280,10 @@ class VideoUNet(TextUNet):
         if t.shape != x_t.shape[:1]:
             raise ValueError(f"t must have shape ({len(x_t)},), got {tuple(t.shape)}")
         words, mask = self.read(context)  # once a clip, (B, N, text_dim) and (B, N)
+        whole = words[:, 0]  # the start token, (B, text_dim)
         t, words, mask = (v.repeat_interleave(self.n_frames, dim=0) for v in (t, words, mask))
-        # The start token, which is added to the embedding of time, also says which frame it is:
-        # "to the left" means one thing in the first frame and another in the last.
-        number = self.frames.repeat(len(x_t), 1)  # (B F, text_dim)
-        start = words[:, 0] + self.which_frame(torch.cat([words[:, 0], number], dim=1))
-        words = torch.cat([start[:, None], words[:, 1:]], dim=1)  # (B F, N, text_dim)
+        # The start token, which is added to the embedding of time, differs from frame to frame.
+        words = torch.cat([self.in_frames(whole), words[:, 1:]], dim=1)  # (B F, N, text_dim)
         frames = patchify(x_t, self.patch)  # (B F, C patch^2, H / patch, W / patch)
         frames = torch.cat([frames, coordinates(frames)], dim=1)  # two channels more
         frames = frames.contiguous(memory_format=torch.channels_last)

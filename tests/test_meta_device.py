@@ -299,6 +299,7 @@ CALLS |= {
     "shift_schedule": lambda _: schedule_tensors(video.shift_schedule(SCHEDULE, 0.5)),
     "patchify": lambda _: video.patchify(FILMS, 2),
     "unpatchify": lambda _: video.unpatchify(video.patchify(FILMS, 2), 2, 3),
+    "CaptionInFrames": lambda _: OVER_TIME.in_frames(torch.ones(2, 8, device="cpu")),
     "coordinates": lambda _: video.coordinates(PLACES),
     "TemporalBlock": lambda _: OVER_TIME.mid.attention[1](PLACES),
     "space_time": lambda _: OVER_TIME.mid.attention(PLACES),

@@ -16,6 +16,7 @@ from minidiff.guidance import guided
 from minidiff.text import Tokenizer
 from minidiff.training import EMA, train, train_step
 from minidiff.video import (
+    CaptionInFrames,
     TemporalBlock,
     VideoUNet,
     constant_velocity,
@@ -198,6 +199,16 @@ def test_space_and_time_in_turn_reach_every_place_of_every_frame():
     assert isinstance(space_time(16, 4, attention=False), TemporalBlock)
 
 
+def test_a_caption_means_something_else_in_each_frame():
+    module, whole = randomised(CaptionInFrames(8, 4)).double(), normal(3, 8)
+    out = module(whole).view(3, 4, 8) - whole[:, None]
+    for clip in range(3):
+        for frame in range(4):
+            product = module.caption(whole[clip]) * module.frame(module.waves[frame].double())
+            assert gap(out[clip, frame], module.out(product)) < 1e-12
+    assert torch.pdist(out[0].detach()).min() > 1e-3
+
+
 def test_a_block_refuses_frames_that_make_no_whole_clips():
     with pytest.raises(ValueError, match="h must hold clips of 4 frames, got 6 frames"):
         TemporalBlock(16, 4)(torch.zeros(6, 16, 2, 2))
@@ -214,8 +225,8 @@ def test_without_blocks_over_time_each_frame_is_a_picture_by_itself():
         for name, child in list(module.named_children()):
             if isinstance(child, TemporalBlock):
                 setattr(module, name, nn.Identity())
-    nn.init.zeros_(model.which_frame[2].weight)
-    nn.init.zeros_(model.which_frame[2].bias)
+    nn.init.zeros_(model.in_frames.out.weight)
+    nn.init.zeros_(model.in_frames.out.bias)
     whole = model(CLIPS, T, CONTEXT)
     for frame in range(4):
         picture = F.pixel_unshuffle(CLIPS[:, :, frame], 2)
