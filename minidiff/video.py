@@ -22,6 +22,8 @@ from minidiff.text import TextUNet
 from minidiff.training import Context, PredictionType, training_target
 from minidiff.unet import Attention, get_timestep_embedding
 
+N_WAVES = 32  # see `CaptionWaves`
+
 
 def shift_schedule(schedule: NoiseSchedule, factor: float) -> NoiseSchedule:
     """Multiply the signal-to-noise ratio of each timestep (Hoogeboom et al. 2023, section 2.1).
@@ -98,28 +100,6 @@ def unpatchify(h: Tensor, patch: int, n_frames: int) -> Tensor:
     return frames.view(-1, n_frames, *frames.shape[1:]).transpose(1, 2)  # (B, C, F, H, W)
 
 
-def coordinates(h: Tensor) -> Tensor:
-    """Row and column of each place, from -1 to 1, to be seen as two channels.
-
-    Convolutions and attention treat all places alike: without this a network could not know that
-    what flies to the left begins on the right.
-
-    Args:
-        h: (B, C, H, W).
-
-    Returns:
-        (B, 2, H, W) with the dtype and device of h.
-
-    >>> coordinates(torch.zeros(1, 16, 3, 3))[0, :, 0]  # the first row
-    tensor([[-1., -1., -1.],
-            [-1.,  0.,  1.]])
-    """
-    rows, columns = (
-        torch.linspace(-1, 1, size, dtype=h.dtype, device=h.device) for size in h.shape[2:]
-    )
-    return torch.stack(torch.meshgrid(rows, columns, indexing="ij")).expand(len(h), -1, -1, -1)
-
-
 class TemporalBlock(nn.Module):
     """Frames exchange what they know, each place on its own (Ho et al. 2022, section 3).
 
@@ -169,33 +149,47 @@ class TemporalBlock(nn.Module):
         return h.contiguous(memory_format=torch.channels_last)
 
 
-class CaptionInFrames(nn.Module):
-    """What a caption as a whole means in each frame: "to the left" begins on the right.
+class CaptionWaves(nn.Module):
+    """Waves that run across the canvas, each as strong as the caption wants it.
 
-    Caption and frame are multiplied, feature by feature, not added: of two things that are added a
-    network has to find out by itself that each matters only together with the other.
+    "To the left" begins on the right: a caption decides what is where in which frame. Convolutions
+    treat all places alike, and a sum of caption, place and frame cannot say that. So they are
+    multiplied: wave k is cos(w_k (frame, row, column) + p_k), a Fourier feature (Tancik et al.
+    2020, arXiv:2006.10739, section 3), and the caption scales it.
 
     Args:
         text_dim: Features of the start token.
         n_frames: Frames of a clip.
+        n_waves: How many, of random direction, speed and phase, always the same ones.
 
-    >>> CaptionInFrames(8, n_frames=4)(torch.zeros(2, 8)).shape
-    torch.Size([8, 1, 8])
+    >>> CaptionWaves(8, n_frames=4, n_waves=6)(torch.zeros(2, 8), (5, 5)).shape
+    torch.Size([8, 6, 5, 5])
     """
 
-    waves: Tensor
+    frequencies: Tensor
+    phases: Tensor
 
-    def __init__(self, text_dim: int, n_frames: int) -> None:
+    def __init__(self, text_dim: int, n_frames: int, n_waves: int = N_WAVES) -> None:
         super().__init__()
-        self.register_buffer("waves", _waves(n_frames, text_dim), persistent=False)
-        self.caption, self.frame = nn.Linear(text_dim, text_dim), nn.Linear(text_dim, text_dim)
-        self.out = nn.Linear(text_dim, text_dim)
+        generator = torch.Generator("cpu").manual_seed(0)
+        frequencies = 2 * torch.randn(n_waves, 3, generator=generator, device="cpu")
+        phases = 2 * math.pi * torch.rand(n_waves, generator=generator, device="cpu")
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.register_buffer("phases", phases, persistent=False)
+        self.n_frames = n_frames
+        self.strengths = nn.Linear(text_dim, n_waves)
 
-    def forward(self, whole: Tensor) -> Tensor:
-        """Map start tokens (B, text_dim) to one for each frame, (B F, 1, text_dim)."""
-        together = self.caption(whole)[:, None] * self.frame(self.waves)  # (B, F, text_dim)
-        starts: Tensor = whole[:, None] + self.out(together)  # (B, F, text_dim)
-        return starts.flatten(0, 1)[:, None]
+    def forward(self, whole: Tensor, size: Sequence[int]) -> Tensor:
+        """Map start tokens (B, text_dim) to waves on a grid of this size, (B F, n_waves, *size)."""
+        axes = (
+            torch.linspace(-1, 1, n, dtype=whole.dtype, device=whole.device)
+            for n in (self.n_frames, *size)
+        )
+        points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)  # (F, H, W, 3)
+        angles = points @ self.frequencies.T.to(whole.dtype) + self.phases  # (F, H, W, n_waves)
+        waves = angles.cos().permute(0, 3, 1, 2)  # (F, n_waves, H, W)
+        strengths = 1 + self.strengths(whole)  # (B, n_waves)
+        return (strengths[:, None, :, None, None] * waves).flatten(0, 1)
 
 
 class VideoUNet(TextUNet):
@@ -244,7 +238,7 @@ class VideoUNet(TextUNet):
             raise ValueError(f"channels must be multiples of 16, got {tuple(channels)}")
         inner = n_channels * patch**2
         super().__init__(
-            n_words, inner + 2, inner, channels, n_blocks, text_levels, text_dim, n_tokens
+            n_words, inner + N_WAVES, inner, channels, n_blocks, text_levels, text_dim, n_tokens
         )
         self.n_channels, self.n_frames, self.patch = n_channels, n_frames, patch
         for level, (down, up, width) in enumerate(
@@ -255,7 +249,7 @@ class VideoUNet(TextUNet):
                     space_time(width, n_frames, level in time_levels) for _ in range(n_blocks)
                 )
         self.mid.attention = space_time(channels[-1], n_frames, attention=True)  # type: ignore[assignment]
-        self.in_frames = CaptionInFrames(text_dim, n_frames)
+        self.waves = CaptionWaves(text_dim, n_frames)
         for module in self.modules():  # torch normalises small groups of channels slowly
             if isinstance(module, nn.GroupNorm):
                 module.num_groups = module.num_channels // 16
@@ -280,12 +274,10 @@ class VideoUNet(TextUNet):
         if t.shape != x_t.shape[:1]:
             raise ValueError(f"t must have shape ({len(x_t)},), got {tuple(t.shape)}")
         words, mask = self.read(context)  # once a clip, (B, N, text_dim) and (B, N)
-        whole = words[:, 0]  # the start token, (B, text_dim)
-        t, words, mask = (v.repeat_interleave(self.n_frames, dim=0) for v in (t, words, mask))
-        # The start token, which is added to the embedding of time, differs from frame to frame.
-        words = torch.cat([self.in_frames(whole), words[:, 1:]], dim=1)  # (B F, N, text_dim)
         frames = patchify(x_t, self.patch)  # (B F, C patch^2, H / patch, W / patch)
-        frames = torch.cat([frames, coordinates(frames)], dim=1)  # two channels more
+        waves = self.waves(words[:, 0], frames.shape[2:])  # of the start token, beside each frame
+        t, words, mask = (v.repeat_interleave(self.n_frames, dim=0) for v in (t, words, mask))
+        frames = torch.cat([frames, waves.to(frames.dtype)], dim=1)
         frames = frames.contiguous(memory_format=torch.channels_last)
         return unpatchify(self.draw(frames, t, words, mask), self.patch, self.n_frames)
 
