@@ -36,8 +36,8 @@ class Pretrained:
         return self._diffusion().schedule()
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape of what the model draws: (1, 28, 28), or that of latents."""
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what the model draws: (1, 28, 28), that of latents, or another."""
         return self._diffusion().shape
 
     def denoiser(
