@@ -200,7 +200,8 @@ def fetch_speech(split: Split = "train", root: Path | None = None) -> Path:
     if split not in N_UTTERANCES:
         raise ValueError(f"split must be one of {', '.join(N_UTTERANCES)}, got {split!r}")
     about = (
-        N_UTTERANCES[split], VOICES, OTHER_VOICES, SPEEDS, PITCHES, _LENGTHS, _PART, QUIETEST, LOUDEST
+        N_UTTERANCES[split], VOICES, OTHER_VOICES, SPEEDS, PITCHES, _LENGTHS, _PART,
+        QUIETEST, LOUDEST,
     )  # fmt: skip
     name = hashlib.sha256(repr(about).encode()).hexdigest()[:8]
     path = _root(root) / "speech" / f"{split}-{name}.npz"

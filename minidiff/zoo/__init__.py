@@ -10,7 +10,14 @@ from minidiff.zoo.checkpoints import (
     save_weights,
     train_recipe,
 )
-from minidiff.zoo.judges import Judge, judge_images, judge_pictures
+from minidiff.zoo.judges import (
+    Judge,
+    Listener,
+    judge_images,
+    judge_pictures,
+    listen,
+    transcribe,
+)
 from minidiff.zoo.recipes import (
     RECIPES,
     AutoencoderRecipe,
@@ -19,7 +26,9 @@ from minidiff.zoo.recipes import (
     HybridRecipe,
     JudgeRecipe,
     LatentRecipe,
+    ListenerRecipe,
     Recipe,
+    SpeechRecipe,
     SuperResolutionRecipe,
     recipe_hash,
 )
@@ -36,11 +45,15 @@ __all__ = [
     "Judge",
     "JudgeRecipe",
     "LatentRecipe",
+    "Listener",
+    "ListenerRecipe",
     "Pretrained",
     "Recipe",
+    "SpeechRecipe",
     "SuperResolutionRecipe",
     "judge_images",
     "judge_pictures",
+    "listen",
     "load",
     "nearest_distances",
     "note_quality",
@@ -49,4 +62,5 @@ __all__ = [
     "sample_captions",
     "save_weights",
     "train_recipe",
+    "transcribe",
 ]
