@@ -32,7 +32,7 @@ from minidiff.zoo.recipes import (
     SuperResolutionRecipe,
     recipe_hash,
 )
-from minidiff.zoo.sampling import sample, sample_captions
+from minidiff.zoo.sampling import sample, sample_captions, sample_speech
 
 __all__ = [
     "BOUNDS",
@@ -60,6 +60,7 @@ __all__ = [
     "recipe_hash",
     "sample",
     "sample_captions",
+    "sample_speech",
     "save_weights",
     "train_recipe",
     "transcribe",
