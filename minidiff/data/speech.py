@@ -204,14 +204,7 @@ def fetch_speech(split: Split = "train", root: Path | None = None) -> Path:
     Raises:
         DataNotFound, ValueError: As `load_speech` does.
     """
-    if split not in N_UTTERANCES:
-        raise ValueError(f"split must be one of {', '.join(N_UTTERANCES)}, got {split!r}")
-    about = (
-        N_UTTERANCES[split], VOICES, OTHER_VOICES, SPEEDS, PITCHES, _LENGTHS, _PART,
-        QUIETEST, LOUDEST,
-    )  # fmt: skip
-    name = hashlib.sha256(repr(about).encode()).hexdigest()[:8]
-    path = _root(root) / "speech" / f"{split}-{name}.npz"
+    path = speech_path(split, root)
     if path.is_file():
         if zipfile.is_zipfile(path):
             return path
@@ -229,6 +222,22 @@ def fetch_speech(split: Split = "train", root: Path | None = None) -> Path:
         np.savez_compressed(whole, allow_pickle=False, **joined)
         os.replace(whole, path)
     return path
+
+
+def speech_path(split: Split, root: Path | None = None) -> Path:
+    """Return where a split is kept, whether it is there or not; another recipe, another name.
+
+    Raises:
+        ValueError: If there is no such split.
+    """
+    if split not in N_UTTERANCES:
+        raise ValueError(f"split must be one of {', '.join(N_UTTERANCES)}, got {split!r}")
+    about = (
+        N_UTTERANCES[split], VOICES, OTHER_VOICES, SPEEDS, PITCHES, _LENGTHS, _PART,
+        QUIETEST, LOUDEST,
+    )  # fmt: skip
+    name = hashlib.sha256(repr(about).encode()).hexdigest()[:8]
+    return _root(root) / "speech" / f"{split}-{name}.npz"
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
