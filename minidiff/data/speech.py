@@ -64,11 +64,15 @@ PHONEMES = (  # as espeak-ng calls the sounds of the ten words; the first is sil
 SPEEDS = (150, 200)  # words per minute, from, to
 PITCHES = (35, 65)  # on espeak-ng's scale of 0..100
 N_SECONDS = (N_FRAMES - 1) * HOP / SAMPLE_RATE  # 2.032
-N_UTTERANCES = {"train": 12_000, "test": 1_200, "listener": 6_000, "listener-test": 600}
+Split = Literal["train", "test", "listener", "listener-test"]
+N_UTTERANCES: dict[Split, int] = {
+    "train": 12_000,
+    "test": 1_200,
+    "listener": 6_000,
+    "listener-test": 600,
+}
 _PART = 3_000  # utterances: the speaker's state drifts, so each part is a fresh process's
 _LENGTHS = (0.1, 0.2, 0.3, 0.4)  # shares of strings of one to four words
-
-Split = Literal["train", "test", "listener", "listener-test"]
 
 
 class Spoken(NamedTuple):

@@ -614,7 +614,8 @@ RECIPES: dict[str, Recipe] = {
             attention_levels=(),  # the bottom, 32 frames, has it always
             n_blocks=1,
             schedule_name="cosine",
-            prediction_type="v",
+            # As many bands as channels leave no room for the noise that v would ask for.
+            prediction_type="x_0",
             n_steps=8000,
             batch_size=32,
             learning_rate=1.5e-3,
@@ -634,7 +635,8 @@ RECIPES: dict[str, Recipe] = {
             attention_levels=(),  # the bottom, 32 frames, has it always
             n_blocks=1,
             schedule_name="cosine",
-            prediction_type="v",
+            # As many bands as channels leave no room for the noise that v would ask for.
+            prediction_type="x_0",
             n_steps=12_000,
             batch_size=32,
             learning_rate=1.5e-3,
