@@ -122,12 +122,12 @@ def sample_speech(
     pretrained: Pretrained,
     context: Mapping[str, Tensor],
     n_steps: int = 20,
-    guidance_scale: float = 2.0,
+    guidance_scale: float = 1.0,
     x_T: Tensor | None = None,
     generator: torch.Generator | None = None,
     batch_size: int = 64,
 ) -> Tensor:
-    """Draw one utterance for each voice and text: guided, by DPM-Solver++.
+    """Draw one utterance for each voice and text by DPM-Solver++, guided if asked for.
 
     Args:
         pretrained: A model that speaks, as `load` returns it.
