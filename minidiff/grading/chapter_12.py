@@ -485,7 +485,8 @@ def _timings(draw: Draw) -> Inputs:
 def _marked(begins: Tensor, ends: Tensor, which: Tensor, n_sounds: int, middles: Tensor) -> Tensor:
     heard = (begins[:, None] <= middles) & (middles < ends[:, None])  # (K, n_frames)
     number = (heard * which[:, None]).sum(0)
-    return torch.nn.functional.one_hot(number, n_sounds).T.float()
+    frames: Tensor = torch.nn.functional.one_hot(number, n_sounds).T.float()
+    return frames
 
 
 @task(points=2, inputs=_timings, package=PACKAGE)

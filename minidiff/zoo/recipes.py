@@ -631,7 +631,7 @@ RECIPES: dict[str, Recipe] = {
         SpeechRecipe(
             name="speech-attention",
             about="spoken digits in six voices, from words alone; chapter 12",
-            channels=(64, 80, 112),
+            channels=(64, 80, 96),
             attention_levels=(),  # the bottom, 32 frames, has it always
             n_blocks=1,
             schedule_name="cosine",
