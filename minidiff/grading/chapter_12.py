@@ -316,7 +316,8 @@ def one_length_for_all(magnitude: Tensor, now: Tensor, before: Tensor, momentum:
     own.
     """
     ahead = now + momentum * (now - before)
-    return magnitude[..., None] * ahead / ahead.norm()
+    length = ahead.square().sum().sqrt()
+    return magnitude[..., None] * ahead / length
 
 
 # --- 4: how many words are wrong -----------------------------------------------------------------
