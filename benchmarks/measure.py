@@ -35,7 +35,9 @@ TOPICS = (
     "captioned",
     "inpainting",
     "super-resolution",
+    "listener",
     "speech",
+    "speech-attention",
 )
 HEAD = """# What was measured
 

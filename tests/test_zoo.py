@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 
 from minidiff import training
-from minidiff.data import Captioned, DataNotFound, describe, draw_scenes, load_fashion, paint
+from minidiff.data import (
+    PHONEMES,
+    WORDS,
+    Captioned,
+    DataNotFound,
+    Speech,
+    describe,
+    draw_scenes,
+    load_fashion,
+    paint,
+)
 from minidiff.ddim import sample_dpm_solver
 from minidiff.ddpm import Denoiser, sample_ddpm
 from minidiff.evaluation import frechet_distance
@@ -29,7 +39,9 @@ from minidiff.zoo import (
     HybridRecipe,
     Judge,
     JudgeRecipe,
+    ListenerRecipe,
     Pretrained,
+    SpeechRecipe,
     SuperResolutionRecipe,
     judge_images,
     load,
@@ -110,7 +122,12 @@ def test_a_weight_file_says_how_it_was_made(name: str) -> None:
     assert json.loads(metadata["recipe"]) == json.loads(json.dumps(asdict(recipe)))
     assert metadata["steps"] == str(recipe.n_steps)
     assert metadata["seed"] == str(recipe.seed)
-    assert metadata["data"] == "Fashion-MNIST, training split"
+    speaks = name in ("speech", "speech-attention", "listener")
+    spoken, fashion = (
+        "digits spoken by espeak-ng, training strings",
+        "Fashion-MNIST, training split",
+    )
+    assert metadata["data"] == (spoken if speaks else fashion)
     assert metadata["license"] == "MIT"
     assert metadata["torch"]
     floating = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
@@ -252,6 +269,24 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipes, "load_captioned", lambda split: captioned)
     data = normal(300, 1, 28, 28).float().clamp(-1, 1), torch.arange(300) % 10
     monkeypatch.setattr(recipes, "load_fashion", lambda split: data)
+    for name in ("speech", "speech-attention"):
+        speaker = RECIPES[name]
+        assert isinstance(speaker, SpeechRecipe)
+        speaker = replace(
+            speaker, n_steps=3, batch_size=4, channels=(8, 16), text_levels=(), text_dim=8
+        )
+        monkeypatch.setitem(RECIPES, name, speaker)
+    listener = RECIPES["listener"]
+    assert isinstance(listener, ListenerRecipe)
+    monkeypatch.setitem(RECIPES, "listener", replace(listener, n_steps=3, batch_size=4, width=8))
+    texts = [WORDS[i % 10] for i in range(60)]
+    spoken = Speech(
+        torch.randint(256, (60, 64, 128), generator=seeded()).to(torch.uint8),
+        torch.eye(len(PHONEMES), dtype=torch.uint8)[:, [0] * 128].expand(60, -1, -1),
+        torch.arange(60) % 6,
+        texts,
+    )
+    monkeypatch.setattr(recipes, "load_speech", lambda split: spoken)
     minutes = itertools.count(step=100.0)
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=minutes.__next__))
 

@@ -72,6 +72,9 @@ BOUNDS = MappingProxyType(
         # The judge on images enlarged from 7x7, N = 2,000 a seed, three seeds: share that it gets
         # right more than after bicubic interpolation, at least.
         "super_resolution_gain": 0.10,
+        # The listener: share of the words of test recordings that it hears, in voices that it was
+        # not trained on, at least.
+        "listener_accuracy": 0.95,
         # Spoken digits, strings never in training, the speaker's own recordings through the same
         # mel bands and Griffin-Lim: word accuracy of each of two judges, at least.
         "speech_control": 0.80,
