@@ -83,8 +83,8 @@ BOUNDS = MappingProxyType(
         "speech_words": 0.90,
         # `speech-attention`, which reads the words alone, likewise.
         "speech_attention_words": 0.80,
-        # The middle third of each recording cut out and filled in by `speech`, three seeds: how many
-        # more of the words pocketsphinx hears than with the gap left silent, at least.
+        # The middle third of each recording cut out and filled in by `speech`, three seeds: how
+        # many more of the words pocketsphinx hears than with the gap left silent, at least.
         "speech_gap_gain": 0.15,
     }
 )
