@@ -112,7 +112,7 @@ def corner_at_1000(hz: Tensor) -> Tensor:
 def _corners(draw: Draw) -> Inputs:
     n_bands = draw.integer(3, 7)
     steps = draw.uniform(0.6, 1.4, n_bands + 2).cumsum(0) ** 1.3
-    corners = 100 * steps  # Hz, ever farther apart
+    corners = 0.1 * steps  # kHz, ever farther apart
     hz = torch.arange(draw.integer(40, 60), dtype=torch.float64) * (corners[-1] * 1.1 / 40)
     dtype = draw.dtype()
     return {"hz": hz.to(dtype), "corners": corners.to(dtype)}
