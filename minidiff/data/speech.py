@@ -303,6 +303,7 @@ class _Speaker:
     def __init__(self) -> None:
         path, data = _library()
         self.library = ctypes.CDLL(path)
+        self.voices = Path(data) / "voices" / "!v"
         options = _PHONEME_EVENTS | _DO_NOT_EXIT
         self.rate: int = self.library.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), options)
         if self.rate != 22_050:
@@ -329,7 +330,8 @@ class _Speaker:
     def say(
         self, text: str, voice: str, words_per_minute: int, pitch: int
     ) -> tuple[np.ndarray, list[tuple[str, int]]]:
-        if self.library.espeak_SetVoiceByName(f"en-us+{voice}".encode()) != 0:
+        known = (self.voices / voice).is_file()  # espeak-ng takes another one where it is not
+        if not known or self.library.espeak_SetVoiceByName(f"en-us+{voice}".encode()) != 0:
             raise ValueError(f"voice must be one of espeak-ng's variants, got {voice!r}")
         self.library.espeak_SetParameter(_RATE, words_per_minute, 0)
         self.library.espeak_SetParameter(_PITCH, pitch, 0)
