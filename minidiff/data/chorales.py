@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from minidiff.data.fashion import DataNotFound, _root
 
-VOICES = ("soprano", "alto", "tenor", "bass")
+SINGERS = ("soprano", "alto", "tenor", "bass")
 LOWEST, HIGHEST = (57, 53, 48, 36), (81, 74, 69, 64)  # MIDI numbers of what Bach's voices sing
 BEAT = 4  # grid steps: sixteenth notes in a quarter
 BAR = 16  # four quarters
@@ -142,7 +142,7 @@ def fetch_chorales(root: Path | None = None) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, allow_pickle=False, **arrays)
         Path(file.name).replace(path)  # atomic: the whole file or none
     except OSError as error:
         raise DataNotFound(
@@ -164,8 +164,9 @@ def read_score(path: Path) -> Score | None:
     """
     from music21 import converter  # slow to import
 
-    parts = list(converter.parse(path, forceSource=True, storePickle=False).parts)
-    if [str(part.partName).lower() for part in parts] != list(VOICES):
+    music: Any = converter.parse(path, forceSource=True, storePickle=False)
+    parts = list(music.parts)
+    if [str(part.partName).lower() for part in parts] != list(SINGERS):
         return None
     length = round(BEAT * float(max(part.highestTime for part in parts)))
     if length < LENGTH:
@@ -232,9 +233,7 @@ def excerpts(pitches: Tensor, length: int = 2 * BAR) -> set[bytes]:
     return {(part - part[0, 0]).to(torch.int8).numpy().tobytes() for part in parts if part.numel()}
 
 
-def passages(
-    chorales: Sequence[Chorale], length: int = LENGTH, hop: int | None = None
-) -> Score:
+def passages(chorales: Sequence[Chorale], length: int = LENGTH, hop: int | None = None) -> Score:
     """Cut chorales into passages of one length, which begin on a beat.
 
     Args:
@@ -283,7 +282,7 @@ def voice_channels(voice: int) -> slice:
     """Channels of a roll that belong to one voice: its pitches, then where its notes begin.
 
     Args:
-        voice: Index into VOICES.
+        voice: Index into SINGERS.
 
     >>> [voice_channels(voice) for voice in (0, 3)]
     [slice(0, 26, None), slice(72, 102, None)]
@@ -321,7 +320,7 @@ def to_roll(score: Score) -> Tensor:
         index = torch.where(pitches[:, voice] == SILENT, width, pitches[:, voice] - low)
         if not ((index >= 0) & (index <= width)).all():
             raise ValueError(
-                f"pitches of the {VOICES[voice]} must lie in {low}..{HIGHEST[voice]}, "
+                f"pitches of the {SINGERS[voice]} must lie in {low}..{HIGHEST[voice]}, "
                 f"got {int(pitches[:, voice].min())}..{int(pitches[:, voice].max())}"
             )
         on = F.one_hot(index, width + 1)[..., :width].movedim(-1, 1)  # (N, L) -> (N, width, L)
@@ -479,8 +478,8 @@ def _read_cache(path: Path) -> list[Chorale]:
     if pitches.shape != (4, lengths.sum()) or onsets.shape != pitches.shape:
         raise ValueError(f"it holds pitches of shape {pitches.shape}")
     cuts = [int(cut) for cut in lengths]
-    all_pitches = torch.from_numpy(pitches).long().split(cuts, dim=1)
-    all_onsets = torch.from_numpy(onsets).split(cuts, dim=1)
+    all_pitches = torch.split(torch.from_numpy(pitches).long(), cuts, dim=1)
+    all_onsets = torch.split(torch.from_numpy(onsets), cuts, dim=1)
     return [
         Chorale(str(name), int(hymn), Score(*score))
         for name, hymn, *score in zip(names, hymns, all_pitches, all_onsets, strict=True)

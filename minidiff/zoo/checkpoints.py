@@ -16,7 +16,14 @@ from minidiff.ddpm import Denoiser
 from minidiff.forward import NoiseSchedule
 from minidiff.latent import Autoencoder
 from minidiff.training import EMA, Context, Progress, load_tensors, save_tensors
-from minidiff.zoo.recipes import RECIPES, DiffusionRecipe, LatentRecipe, Recipe, recipe_hash
+from minidiff.zoo.recipes import (
+    RECIPES,
+    ChoraleRecipe,
+    DiffusionRecipe,
+    LatentRecipe,
+    Recipe,
+    recipe_hash,
+)
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -36,8 +43,8 @@ class Pretrained:
         return self._diffusion().schedule()
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape of what the model draws: (1, 28, 28), or that of latents."""
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what the model draws: (1, 28, 28), say, or that of latents."""
         return self._diffusion().shape
 
     def denoiser(
@@ -186,7 +193,9 @@ def save_weights(path: Path, model: nn.Module, recipe: Recipe) -> None:
     metadata = {
         "recipe": json.dumps(asdict(recipe), sort_keys=True),
         "recipe_hash": recipe_hash(recipe),
-        "data": "Fashion-MNIST, training split",
+        "data": "Bach's chorales (music21), training split"
+        if isinstance(recipe, ChoraleRecipe)
+        else "Fashion-MNIST, training split",
         "steps": str(recipe.n_steps),
         "seed": str(recipe.seed),
         "torch": torch.__version__,

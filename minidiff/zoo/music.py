@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,10 +20,7 @@ from torch.nn import functional as F
 from minidiff.data.chorales import (
     BAR,
     BEAT,
-    HIGHEST,
-    LOWEST,
     SILENT,
-    VOICES,
     Score,
     excerpts,
 )
@@ -91,7 +88,7 @@ def find_key(pitches: Tensor) -> Key | None:
     times = pitch_class_times(pitches).tolist()
     if not any(times):
         return None
-    line = stream.Stream()
+    line: Any = stream.Stream()
     for pitch_class, time in enumerate(times):
         if time:
             line.append(note.Note(60 + pitch_class, quarterLength=time / BEAT))
@@ -317,7 +314,9 @@ def portray(score: Score) -> Portrait:
     )
 
 
-def compare(drawn: Portrait, real: Portrait, shuffled: Portrait, reference: Portrait) -> dict[str, float]:
+def compare(
+    drawn: Portrait, real: Portrait, shuffled: Portrait, reference: Portrait
+) -> dict[str, float]:
     """Say how much of the gap between shuffled notes and real passages is closed.
 
     Args:
