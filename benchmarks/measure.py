@@ -35,6 +35,7 @@ TOPICS = (
     "captioned",
     "inpainting",
     "super-resolution",
+    "speech",
 )
 HEAD = """# What was measured
 

@@ -9,6 +9,7 @@ frames). Schedule, training, samplers, guidance and inpainting are those of the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -17,6 +18,252 @@ from torch.nn import functional as F
 
 from minidiff.text import NoAttention, TextEncoder
 from minidiff.unet import Attention, _group_norm, _labels_of, _zero, get_timestep_embedding
+
+SAMPLE_RATE = 16_000  # samples a second
+N_FFT, HOP = 1024, 256  # samples in a window, and from one to the next
+N_MELS, N_FRAMES = 64, 128  # bands and frames of an utterance: 2.032 seconds
+QUIETEST, LOUDEST = -20.0, 40.0  # decibels that become -1 and 1
+
+
+def hz_to_mel(hz: Tensor) -> Tensor:
+    """Map frequency to the mel scale, on which equal steps sound equal: 2595 log10(1 + f / 700).
+
+    >>> hz_to_mel(torch.tensor([0.0, 1000.0, 2000.0]))  # the second step is shorter
+    tensor([   0.0000,  999.9855, 1521.3600])
+    """
+    return 2595 * torch.log10(1 + hz / 700)
+
+
+def mel_to_hz(mel: Tensor) -> Tensor:
+    """Map the mel scale to frequency, the inverse of `hz_to_mel`.
+
+    >>> mel_to_hz(torch.tensor([0.0, 1000.0])).round()
+    tensor([   0., 1000.])
+    """
+    return 700 * (10 ** (mel / 2595) - 1)
+
+
+def mel_filters(
+    n_mels: int = N_MELS, n_fft: int = N_FFT, sample_rate: int = SAMPLE_RATE, low: float = 40.0
+) -> Tensor:
+    """Make triangles that overlap by half, equally wide on the mel scale.
+
+    Args:
+        n_mels: Number of bands.
+        n_fft: Samples in a window.
+        sample_rate: Samples a second.
+        low: Where the first triangle begins, in Hz; the last one ends at half the sample rate.
+
+    Returns:
+        (n_mels, n_fft // 2 + 1) float32: what each frequency of the Fourier transform adds to
+        each band, 1 at the top of a triangle.
+
+    Raises:
+        ValueError: If a band is so narrow that no frequency falls into it.
+
+    >>> mel_filters().shape
+    torch.Size([64, 513])
+    """
+    ends = hz_to_mel(torch.tensor([low, sample_rate / 2], dtype=torch.float64, device="cpu"))
+    steps = torch.linspace(0, 1, n_mels + 2, dtype=torch.float64, device="cpu")
+    left, top, right = mel_to_hz(torch.lerp(ends[0], ends[1], steps)).unfold(0, 3, 1).T[..., None]
+    hz = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64, device="cpu")
+    rise, fall = (hz - left) / (top - left), (right - hz) / (right - top)  # (n_mels, F)
+    filters = torch.minimum(rise, fall).clamp(min=0)
+    if not filters.any(dim=1).all():
+        raise ValueError(
+            f"n_mels must be smaller for n_fft = {n_fft}, got {n_mels}: a band is empty"
+        )
+    return filters.float()
+
+
+def spectrogram(sound: Tensor, n_fft: int = N_FFT, hop: int = HOP) -> Tensor:
+    """Short-time Fourier transform: the spectrum of one window after another, `hop` apart.
+
+    Args:
+        sound: (..., n_samples); at least n_fft / 2 of them.
+        n_fft: Samples in a window, which rises and falls as a squared sine (Hann).
+        hop: Samples between the middles of two windows; the first is around sample 0, what lies
+            before it being the mirror image of what comes after.
+
+    Returns:
+        (..., n_fft // 2 + 1, n_samples // hop + 1) complex.
+
+    >>> spectrogram(torch.zeros(2, 1024)).shape
+    torch.Size([2, 513, 5])
+    """
+    window = torch.hann_window(n_fft, dtype=sound.dtype, device=sound.device)
+    flat = sound.reshape(-1, sound.shape[-1])
+    parts = torch.stft(flat, n_fft, hop, window=window, return_complex=True)  # (B, F, L)
+    return parts.view(*sound.shape[:-1], *parts.shape[1:])
+
+
+def mel_spectrogram(sound: Tensor, n_frames: int | None = None) -> Tensor:
+    """What a model sees of a sound: the loudness of each mel band in each frame.
+
+    The magnitude of the spectrum, summed in triangles, in decibels; -20 dB and less become -1,
+    40 dB and more 1. Phase is lost, and pitch within a band.
+
+    Args:
+        sound: (..., n_samples) in [-1, 1], at SAMPLE_RATE.
+        n_frames: Silence is added at the end so that there are so many frames.
+
+    Returns:
+        (..., 64, L) in [-1, 1], with L = n_samples // 256 + 1 frames.
+
+    Raises:
+        ValueError: If the sound has more than n_frames.
+
+    >>> mel_spectrogram(torch.zeros(16_000), n_frames=128).unique()
+    tensor([-1.])
+    """
+    if n_frames is not None:
+        n_missing = (n_frames - 1) * HOP - sound.shape[-1]
+        if n_missing < -HOP + 1:
+            raise ValueError(
+                f"sound must have at most {n_frames * HOP - 1} samples for {n_frames} frames, "
+                f"got {sound.shape[-1]}"
+            )
+        sound = F.pad(sound, (0, max(n_missing, 0)))
+    filters = mel_filters().to(sound.device, sound.dtype)
+    bands = filters @ spectrogram(sound).abs()  # (64, 513) @ (..., 513, L) -> (..., 64, L)
+    decibels = 20 * torch.log10(bands.clamp(min=1e-5))
+    return (2 * (decibels - QUIETEST) / (LOUDEST - QUIETEST) - 1).clamp(-1, 1)
+
+
+def mel_to_magnitude(mel: Tensor) -> Tensor:
+    """Guess the spectrum's magnitude from its mel bands: the least squares solution, if positive.
+
+    Args:
+        mel: (..., 64, L) in [-1, 1], as `mel_spectrogram` makes it.
+
+    Returns:
+        (..., 513, L), at least 0; exactly 0 where mel is -1.
+
+    >>> mel_to_magnitude(-torch.ones(1, 64, 3)).unique()
+    tensor([0.])
+    """
+    decibels = (mel.clamp(-1, 1) + 1) / 2 * (LOUDEST - QUIETEST) + QUIETEST
+    bands = 10 ** (decibels / 20) - 10 ** (QUIETEST / 20)  # silence is silent
+    inverse = torch.linalg.pinv(mel_filters().double()).to(mel.device, mel.dtype)
+    magnitude: Tensor = (inverse @ bands).clamp(min=0)
+    return magnitude
+
+
+def griffin_lim(
+    magnitude: Tensor,
+    n_steps: int = 32,
+    momentum: float = 0.99,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Find a sound whose spectrogram has a given magnitude (Griffin & Lim 1984, section III).
+
+    Windows overlap, so not every array is the spectrogram of a sound. In turn: take the sound
+    nearest to what there is, keep the phases of its spectrogram, put the magnitude back. With
+    momentum, the phases run ahead in the direction of the last change (Perraudin et al. 2013).
+
+    Args:
+        magnitude: (B, 513, L), at least 0.
+        n_steps: How often.
+        momentum: 0 is the algorithm of 1984.
+        generator: Source of the first, random phases.
+
+    Returns:
+        Sound (B, 256 (L - 1)).
+
+    Raises:
+        ValueError: If magnitude is not (B, 513, L) with L >= 3, or momentum not in [0, 1).
+
+    >>> griffin_lim(torch.zeros(1, 513, 5), n_steps=2).shape
+    torch.Size([1, 1024])
+    """
+    if magnitude.ndim != 3 or magnitude.shape[1] != N_FFT // 2 + 1 or magnitude.shape[2] < 3:
+        raise ValueError(f"magnitude must be (B, 513, L), L >= 3, got {tuple(magnitude.shape)}")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
+    window = torch.hann_window(N_FFT, dtype=magnitude.dtype, device=magnitude.device)
+    n_samples = HOP * (magnitude.shape[2] - 1)
+
+    def nearest_sound(parts: Tensor) -> Tensor:  # (B, 513, L) complex -> (B, n_samples)
+        return torch.istft(parts, N_FFT, HOP, window=window, length=n_samples)
+
+    draws = None if generator is None else generator.device
+    phase = torch.rand(magnitude.shape, generator=generator, device=draws or magnitude.device)
+    phase = 2 * math.pi * phase.to(magnitude)
+    parts = torch.polar(magnitude, phase)
+    before = torch.zeros_like(parts)
+    for _ in range(n_steps):
+        now = spectrogram(nearest_sound(parts))
+        ahead = now + momentum * (now - before)
+        parts = magnitude * ahead / ahead.abs().clamp(min=1e-12)
+        before = now
+    return nearest_sound(parts)
+
+
+def mel_to_sound(
+    mel: Tensor, n_steps: int = 32, generator: torch.Generator | None = None
+) -> Tensor:
+    """Make mel spectrograms audible: `mel_to_magnitude`, then `griffin_lim`.
+
+    Args:
+        mel: (B, 64, L) in [-1, 1].
+        n_steps: Steps of Griffin-Lim.
+        generator: Source of its first phases.
+
+    Returns:
+        Sound (B, 256 (L - 1)) at SAMPLE_RATE.
+
+    >>> mel_to_sound(-torch.ones(1, 64, 128)).shape
+    torch.Size([1, 32512])
+    """
+    return griffin_lim(mel_to_magnitude(mel), n_steps, generator=generator)
+
+
+def frames_of(
+    timings: Sequence[tuple[str, float, float]], names: Sequence[str], n_frames: int = N_FRAMES
+) -> Tensor:
+    """Say for each frame which sound is heard in its middle.
+
+    Args:
+        timings: (name, begin, end) in seconds, in order; begin belongs to a sound, end does not.
+        names: The sounds that there are; the first is silence, heard wherever nothing else is.
+        n_frames: L; the middle of frame i is at 256 i / 16,000 seconds.
+
+    Returns:
+        (len(names), L) float32, a single 1 in each column.
+
+    Raises:
+        ValueError: If a name is unknown.
+
+    >>> frames_of([("t", 0.016, 0.048)], ["_", "t"], n_frames=4)
+    tensor([[1., 0., 0., 1.],
+            [0., 1., 1., 0.]])
+    """
+    middles = torch.arange(n_frames, dtype=torch.float64, device="cpu") * HOP / SAMPLE_RATE
+    which = torch.zeros(n_frames, dtype=torch.int64, device="cpu")
+    for name, begin, end in timings:
+        if name not in names:
+            raise ValueError(f"timings must name one of {', '.join(names)}, got {name!r}")
+        which[(begin <= middles) & (middles < end)] = list(names).index(name)
+    return F.one_hot(which, len(names)).T.float()
+
+
+def word_errors(asked: str, heard: str) -> int:
+    """Count how many words must be put in, left out or exchanged (Levenshtein 1966).
+
+    Divided by the number of words asked for, it is the word error rate; 1 minus that is the word
+    accuracy, which is below 0 where more is heard than was asked for.
+
+    >>> word_errors("one two three", "one three three four")
+    2
+    """
+    wanted = asked.split()
+    row = list(range(len(wanted) + 1))  # errors of the first i words wanted, nothing heard yet
+    for n_heard, word in enumerate(heard.split(), start=1):
+        diagonal, row[0] = row[0], n_heard
+        for i, want in enumerate(wanted, start=1):
+            diagonal, row[i] = row[i], min(row[i] + 1, row[i - 1] + 1, diagonal + (word != want))
+    return row[-1]
 
 
 class ResBlock1d(nn.Module):

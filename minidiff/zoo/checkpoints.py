@@ -16,14 +16,7 @@ from minidiff.ddpm import Denoiser
 from minidiff.forward import NoiseSchedule
 from minidiff.latent import Autoencoder
 from minidiff.training import EMA, Context, Progress, load_tensors, save_tensors
-from minidiff.zoo.recipes import (
-    RECIPES,
-    ChoraleRecipe,
-    DiffusionRecipe,
-    LatentRecipe,
-    Recipe,
-    recipe_hash,
-)
+from minidiff.zoo.recipes import RECIPES, DiffusionRecipe, LatentRecipe, Recipe, recipe_hash
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -44,7 +37,7 @@ class Pretrained:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of what the model draws: (1, 28, 28), say, or that of latents."""
+        """Shape of what the model draws: (1, 28, 28), that of latents, or another."""
         return self._diffusion().shape
 
     def denoiser(
@@ -193,9 +186,7 @@ def save_weights(path: Path, model: nn.Module, recipe: Recipe) -> None:
     metadata = {
         "recipe": json.dumps(asdict(recipe), sort_keys=True),
         "recipe_hash": recipe_hash(recipe),
-        "data": "Bach's chorales (music21), training split"
-        if isinstance(recipe, ChoraleRecipe)
-        else "Fashion-MNIST, training split",
+        "data": getattr(recipe, "source", "Fashion-MNIST, training split"),
         "steps": str(recipe.n_steps),
         "seed": str(recipe.seed),
         "torch": torch.__version__,
