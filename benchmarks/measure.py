@@ -35,6 +35,7 @@ TOPICS = (
     "captioned",
     "inpainting",
     "super-resolution",
+    "chorales",
     "speech",
 )
 HEAD = """# What was measured

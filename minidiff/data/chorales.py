@@ -317,12 +317,13 @@ def to_roll(score: Score) -> Tensor:
         )
     voices = []
     for voice, (low, width) in enumerate(zip(LOWEST, _WIDTHS, strict=True)):
-        index = torch.where(pitches[:, voice] == SILENT, width, pitches[:, voice] - low)
-        if not ((index >= 0) & (index <= width)).all():
+        rests, index = pitches[:, voice] == SILENT, pitches[:, voice] - low  # (N, L) each
+        if not (rests | ((index >= 0) & (index < width))).all():
             raise ValueError(
                 f"pitches of the {SINGERS[voice]} must lie in {low}..{HIGHEST[voice]}, "
                 f"got {int(pitches[:, voice].min())}..{int(pitches[:, voice].max())}"
             )
+        index = torch.where(rests, width, index)
         on = F.one_hot(index, width + 1)[..., :width].movedim(-1, 1)  # (N, L) -> (N, width, L)
         voices.append(torch.cat([on, onsets[:, voice, None]], 1))
     return 2.0 * torch.cat(voices, 1) - 1
