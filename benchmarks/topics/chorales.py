@@ -227,7 +227,7 @@ def page(result: dict[str, Any]) -> str:
     return f"""## Music: `chorales`
 
 {result["n"]} passages of eight bars a seed, {result["n_steps"]} calls each. Of the gap between
-real notes in shuffled order and passages of held-out chorales, the share that is closed; how far the
+real notes in shuffled order and passages of held-out chorales, the share closed; how far the
 rate of chord changes is from the real one; and what was copied from the training chorales, in
 whatever key.
 

@@ -34,6 +34,7 @@ _WIDTHS = tuple(high - low + 1 for low, high in zip(LOWEST, HIGHEST, strict=True
 _STARTS = tuple(sum(_WIDTHS[:i]) + i for i in range(4))  # of each voice's channels
 N_CHANNELS = sum(_WIDTHS) + 4
 
+_REST = -0.9  # a voice rests where none of its channels is above
 _NAMES = ("name", "hymn", "length", "pitches", "onsets")
 _SAME_HYMN = 0.25  # share of the shorter melody's excerpts that stands in the other one
 _TEST_EVERY = 6  # hymns
@@ -332,9 +333,9 @@ def to_roll(score: Score) -> Tensor:
 def from_roll(roll: Tensor) -> Score:
     """Read a score from any roll: what is drawn never is exactly -1 or 1.
 
-    A voice sings the pitch whose channel is highest, or rests where none is above 0; a note begins
-    where the voice's last channel is above 0 and wherever the pitch changes. That is the nearest
-    roll of a score, but for the last rule.
+    A voice sings the pitch whose channel is highest, the nearest one, unless all are at -1: that
+    is a rest, which no chorale here has. A note begins where the voice's last channel is above 0,
+    and wherever the pitch changes.
 
     Args:
         roll: (N, 102, L) floats.
@@ -355,7 +356,7 @@ def from_roll(roll: Tensor) -> Score:
     for voice, low in enumerate(LOWEST):
         channels = roll[:, voice_channels(voice)]  # (N, width + 1, L)
         highest, index = channels[:, :-1].max(1)  # (N, L) each
-        pitches.append(torch.where(highest > 0, index + low, SILENT))
+        pitches.append(torch.where(highest > _REST, index + low, SILENT))
         onsets.append(channels[:, -1] > 0)
     sung, begins = torch.stack(pitches, 1), torch.stack(onsets, 1)  # (N, 4, L) each
     changes = sung != F.pad(sung, (1, 0), value=SILENT)[..., :-1]
