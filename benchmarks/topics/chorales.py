@@ -75,6 +75,7 @@ def measure(device: torch.device) -> dict[str, Any]:
                 )
         drawn = from_roll(torch.cat(parts))
         run: dict[str, Any] = {"seed": seed, "drawn": read(drawn, shuffled)}
+        run["drawn"]["chords_se"] = chords_of(drawn)["chords"]["standard_error"]
         run["shuffled"] = {name: getattr(shuffled, name) for name in LOOKS}
         run["harmonised"] = harmonies(denoise, real, N_RESAMPLE, g, device)
         run["random"] = chords_of(shuffle_notes(real, g, voices=(1, 2, 3), within=True))
