@@ -154,6 +154,7 @@ def griffin_lim(
     magnitude: Tensor,
     n_steps: int = 32,
     momentum: float = 0.99,
+    phase: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Find a sound whose spectrogram has a given magnitude (Griffin & Lim 1984, section III).
@@ -166,13 +167,15 @@ def griffin_lim(
         magnitude: (B, 513, L), at least 0.
         n_steps: How often.
         momentum: 0 is the algorithm of 1984.
-        generator: Source of the first, random phases.
+        phase: The phases to start from, shaped like magnitude; random ones when absent.
+        generator: Source of these.
 
     Returns:
         Sound (B, 256 (L - 1)).
 
     Raises:
-        ValueError: If magnitude is not (B, 513, L) with L >= 3, or momentum not in [0, 1).
+        ValueError: If magnitude is not (B, 513, L) with L >= 3, phase not shaped like it, or
+            momentum not in [0, 1).
 
     >>> griffin_lim(torch.zeros(1, 513, 5), n_steps=2).shape
     torch.Size([1, 1024])
@@ -181,16 +184,21 @@ def griffin_lim(
         raise ValueError(f"magnitude must be (B, 513, L), L >= 3, got {tuple(magnitude.shape)}")
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
+    if phase is None:
+        device = magnitude.device if generator is None else generator.device
+        phase = 2 * math.pi * torch.rand(magnitude.shape, generator=generator, device=device)
+    if phase.shape != magnitude.shape:
+        raise ValueError(
+            f"phase must be shaped like magnitude, {tuple(magnitude.shape)}, "
+            f"got {tuple(phase.shape)}"
+        )
     window = torch.hann_window(N_FFT, dtype=magnitude.dtype, device=magnitude.device)
     n_samples = HOP * (magnitude.shape[2] - 1)
 
     def nearest_sound(parts: Tensor) -> Tensor:  # (B, 513, L) complex -> (B, n_samples)
         return torch.istft(parts, N_FFT, HOP, window=window, length=n_samples)
 
-    draws = None if generator is None else generator.device
-    phase = torch.rand(magnitude.shape, generator=generator, device=draws or magnitude.device)
-    phase = 2 * math.pi * phase.to(magnitude)
-    parts = torch.polar(magnitude, phase)
+    parts = torch.polar(magnitude, phase.to(magnitude))
     before = torch.zeros_like(parts)
     for _ in range(n_steps):
         now = spectrogram(nearest_sound(parts))

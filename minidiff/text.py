@@ -300,8 +300,8 @@ def watch_attention(model: nn.Module) -> Iterator[list[Tensor]]:
         model: Its cross-attentions are watched.
 
     Yields:
-        A list that grows by one entry a call, (B, N, H, W): how much each pixel looks at each word,
-        the mean over heads and layers, coarse ones enlarged. Each pixel's shares add up to 1.
+        A list that grows by one entry a call, (B, N, *space): how much each pixel, or frame, looks
+        at each word, the mean over heads and layers, coarse ones enlarged. Its shares add up to 1.
 
     Raises:
         ValueError: If model has no cross-attention.
@@ -323,7 +323,8 @@ def watch_attention(model: nn.Module) -> Iterator[list[Tensor]]:
 
     def end(model: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         size = args[0].shape[2:]  # of x_t
-        maps = [F.interpolate(layer, size, mode="bilinear") for layer in layers]
+        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
+        maps = [F.interpolate(layer, size, mode=mode) for layer in layers]
         seen.append(torch.stack(maps).mean(0))  # (B, N, H, W)
         layers.clear()
 

@@ -392,6 +392,7 @@ READS = {
     "inpaint_explorer": lambda v: (
         rf"{re.escape(v['picture'])}, each step {v['each step']}: \d+ of 784 pixels (are|were) "
     ),
+    "speech_explorer": lambda v: rf"Step {v['step']} of 20, at t = \d+: \d of 3 words are right; ",
     "caption_explorer": lambda v: rf"{re.escape(v['caption'])}, noise {v['noise']}: the word ",
 }
 

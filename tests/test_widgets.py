@@ -33,6 +33,7 @@ from minidiff.lab.widgets import (
     interpolation_explorer,
     loss_explorer,
     schedule_explorer,
+    speech_explorer,
     trajectory_explorer,
     variance_explorer,
 )
@@ -795,3 +796,44 @@ def test_inpaint_explorer_refuses_what_its_board_does_not_fit():
         inpaint_explorer(denoise, torch.zeros(1, 1, 8, 8), ["a"])
     with pytest.raises(ValueError, match="names must have 2 items, got 1"):
         inpaint_explorer(denoise, torch.zeros(2, 1, 28, 28), ["a"])
+
+
+# --- chapter 12 ---
+
+
+def test_speech_explorer_says_what_is_heard_at_each_step():
+    generator = torch.Generator().manual_seed(0)
+    mels = [torch.rand(1, 64, 128, generator=generator) * 2 - 1 for _ in range(3)]
+    steps = [Step(t, mel, mel / 2) for t, mel in zip((999, 666, 333), mels, strict=True)]
+    heard = ["", "four nine", "four two seven"]
+    seen = []
+
+    def hear(x):
+        seen.append(x)
+        return heard
+
+    explorer = speech_explorer(steps, hear, "four two seven")
+    torch.testing.assert_close(seen[0], torch.cat(mels) / 2, atol=0, rtol=0)
+    assert explorer.sentence == (
+        "Step 1 of 3, at t = 999: 0 of 3 words are right; nothing is heard."
+    )
+    pictures = {explorer.png}
+    for step, begin in (
+        (2, "Step 2 of 3, at t = 666: 1 of 3 words are right; heard: four nine."),
+        (3, "Step 3 of 3, at t = 333: 3 of 3 words are right; heard: four two seven."),
+    ):
+        explorer.controls["step"].value = step
+        assert explorer.sentence == begin
+        assert is_static_png(explorer)
+        assert explorer.png not in pictures
+        pictures.add(explorer.png)
+    assert len(seen) == 1  # everything was heard when it was made
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 128), (64, 128)])
+def test_speech_explorer_refuses_what_is_not_one_utterance(shape):
+    step = Step(0, torch.zeros(shape), torch.zeros(shape))
+    with pytest.raises(ValueError, match="one utterance"):
+        speech_explorer([step], lambda mels: [""])
+    with pytest.raises(ValueError, match="one utterance"):
+        speech_explorer([], lambda mels: [])

@@ -64,11 +64,15 @@ PHONEMES = (  # as espeak-ng calls the sounds of the ten words; the first is sil
 SPEEDS = (150, 200)  # words per minute, from, to
 PITCHES = (35, 65)  # on espeak-ng's scale of 0..100
 N_SECONDS = (N_FRAMES - 1) * HOP / SAMPLE_RATE  # 2.032
-N_UTTERANCES = {"train": 12_000, "test": 1_200, "listener": 6_000, "listener-test": 600}
+Split = Literal["train", "test", "listener", "listener-test"]
+N_UTTERANCES: dict[Split, int] = {
+    "train": 12_000,
+    "test": 1_200,
+    "listener": 6_000,
+    "listener-test": 600,
+}
 _PART = 3_000  # utterances: the speaker's state drifts, so each part is a fresh process's
 _LENGTHS = (0.1, 0.2, 0.3, 0.4)  # shares of strings of one to four words
-
-Split = Literal["train", "test", "listener", "listener-test"]
 
 
 class Spoken(NamedTuple):
@@ -204,14 +208,7 @@ def fetch_speech(split: Split = "train", root: Path | None = None) -> Path:
     Raises:
         DataNotFound, ValueError: As `load_speech` does.
     """
-    if split not in N_UTTERANCES:
-        raise ValueError(f"split must be one of {', '.join(N_UTTERANCES)}, got {split!r}")
-    about = (
-        N_UTTERANCES[split], VOICES, OTHER_VOICES, SPEEDS, PITCHES, _LENGTHS, _PART,
-        QUIETEST, LOUDEST,
-    )  # fmt: skip
-    name = hashlib.sha256(repr(about).encode()).hexdigest()[:8]
-    path = _root(root) / "speech" / f"{split}-{name}.npz"
+    path = speech_path(split, root)
     if path.is_file():
         if zipfile.is_zipfile(path):
             return path
@@ -229,6 +226,22 @@ def fetch_speech(split: Split = "train", root: Path | None = None) -> Path:
         np.savez_compressed(whole, allow_pickle=False, **joined)
         os.replace(whole, path)
     return path
+
+
+def speech_path(split: Split, root: Path | None = None) -> Path:
+    """Return where a split is kept, whether it is there or not; another recipe, another name.
+
+    Raises:
+        ValueError: If there is no such split.
+    """
+    if split not in N_UTTERANCES:
+        raise ValueError(f"split must be one of {', '.join(N_UTTERANCES)}, got {split!r}")
+    about = (
+        N_UTTERANCES[split], VOICES, OTHER_VOICES, SPEEDS, PITCHES, _LENGTHS, _PART,
+        QUIETEST, LOUDEST,
+    )  # fmt: skip
+    name = hashlib.sha256(repr(about).encode()).hexdigest()[:8]
+    return _root(root) / "speech" / f"{split}-{name}.npz"
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

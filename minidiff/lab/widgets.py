@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
+from minidiff.audio import word_errors
 from minidiff.data.chorales import BEAT, Score, from_roll, synthesize, to_roll, voice_channels
 from minidiff.ddim import ddim_invert, sample_ddim, sample_dpm_solver, slerp
 from minidiff.ddpm import Denoiser, Step, respace
@@ -43,7 +44,16 @@ from minidiff.forward import (
 )
 from minidiff.guidance import guided
 from minidiff.improved import learned_log_variance
-from minidiff.lab.show import COLORS, draw_images, draw_score, figure, mp3, png, quick_png
+from minidiff.lab.show import (
+    COLORS,
+    draw_images,
+    draw_mel,
+    draw_score,
+    figure,
+    mp3,
+    png,
+    quick_png,
+)
 from minidiff.latent import Autoencoder
 from minidiff.text import Tokenizer, watch_attention
 from minidiff.training import PredictionType, autocast, training_target
@@ -1386,3 +1396,40 @@ def harmony_explorer(
     follow()
     explorer.box.children = (*explorer.box.children, player)
     return explorer
+
+
+def speech_explorer(
+    steps: Sequence[Step], hear: Callable[[Tensor], Sequence[str]], asked: str = ""
+) -> Explorer:
+    """Watch speech arise: what there is after each step, what it is taken for, and what is heard.
+
+    Args:
+        steps: What a sampler yielded for one utterance, x and x_0 (1, bands, frames).
+        hear: Writes down what it hears in mel spectrograms (N, bands, frames).
+        asked: What should be said.
+
+    Raises:
+        ValueError: If there are no steps, or they are not of one utterance.
+
+    >>> step = Step(999, torch.zeros(1, 64, 128), torch.zeros(1, 64, 128))
+    >>> speech_explorer([step], lambda mels: ["four two"], "four two").sentence
+    'Step 1 of 1, at t = 999: 2 of 2 words are right; heard: four two.'
+    """
+    if not steps or any(step.x_0.ndim != 3 or len(step.x_0) != 1 for step in steps):
+        raise ValueError("steps must be those of one utterance, x_0 (1, bands, frames)")
+    heard = hear(torch.cat([step.x_0.float().cpu() for step in steps]))
+
+    def draw(step: int) -> tuple[Figure, str]:
+        t, x, x_0 = steps[step - 1]
+        text = heard[step - 1]
+        fig, axes = figure("What will be said?", 1, 2, (8.0, 2.8))
+        draw_mel(axes[0], x[0], "after this step")
+        draw_mel(axes[1], x_0[0], "the utterance that it is taken for")
+        n_words = len(asked.split())
+        n_right = max(n_words - word_errors(asked, text), 0)
+        right = f"{n_right} of {n_words} words are right; " if asked else ""
+        found = f"heard: {text}." if text else "nothing is heard."
+        return fig, f"Step {step} of {len(steps)}, at t = {t}: {right}{found}"
+
+    slider = ipywidgets.IntSlider(value=1, min=1, max=len(steps), description="step")
+    return Explorer(draw, {"step": slider})
