@@ -39,8 +39,8 @@ from minidiff.zoo.music import (
 from topics.common import SEEDS, Bounded, mean, table
 
 N_PASSAGES, BATCH, N_STEPS = 200, 50, 50
-N_RESAMPLE = 1  # of the harmonies held to the bound
-OTHERS = (3, 10)  # on one seed
+WAY = (25, 4)  # of the harmonies held to the bound: steps, and how often each is made
+OTHER_WAYS = ((100, 1), (10, 10))  # on one seed: as many calls, 97 to 100
 CLOSED = ("pitch_classes", "ranges", "key", "intervals")
 LOOKS = ("in_key", "chord_change", "chords", "parallels")
 
@@ -77,7 +77,7 @@ def measure(device: torch.device) -> dict[str, Any]:
         run: dict[str, Any] = {"seed": seed, "drawn": read(drawn, shuffled)}
         run["drawn"]["chords_se"] = chords_of(drawn)["chords"]["standard_error"]
         run["shuffled"] = {name: getattr(shuffled, name) for name in LOOKS}
-        run["harmonised"] = harmonies(denoise, real, N_RESAMPLE, g, device)
+        run["harmonised"] = harmonies(denoise, real, WAY, g, device)
         run["random"] = chords_of(shuffle_notes(real, g, voices=(1, 2, 3), within=True))
         run["harmonised"]["closed"] = gap_closed(
             run["harmonised"]["chords"]["value"], run["random"]["chords"]["value"], of_real.chords
@@ -86,9 +86,9 @@ def measure(device: torch.device) -> dict[str, Any]:
         print(run, flush=True)
 
     others = []
-    for n_resample in OTHERS:
+    for way in OTHER_WAYS:
         g = torch.Generator().manual_seed(1_000)
-        others.append({"n_resample": n_resample, **harmonies(denoise, real, n_resample, g, device)})
+        others.append({"way": list(way), **harmonies(denoise, real, way, g, device)})
         print(others[-1], flush=True)
 
     worst = {name: min(run["drawn"][name] for run in runs) for name in CLOSED}
@@ -100,7 +100,7 @@ def measure(device: torch.device) -> dict[str, Any]:
         "recipe_hash": recipe_hash(pretrained.recipe),
         "n": N_PASSAGES,
         "n_steps": N_STEPS,
-        "n_resample": N_RESAMPLE,
+        "way": list(WAY),
         "n_melodies": len(real.pitches),
         "real": {
             **{name: getattr(of_real, name) for name in LOOKS},
@@ -127,14 +127,16 @@ def melody_mask() -> Tensor:
 
 
 def harmonies(
-    denoise: Any, real: Score, n_resample: int, generator: torch.Generator, device: torch.device
+    denoise: Any,
+    real: Score,
+    way: tuple[int, int],
+    generator: torch.Generator,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Harmonise the melody of each real passage, and say what comes of it."""
     known = to_roll(real)
     with autocast(device):
-        roll = inpaint(
-            denoise, known.to(device), melody_mask(), N_STEPS, n_resample, generator
-        ).cpu()
+        roll = inpaint(denoise, known.to(device), melody_mask(), *way, generator).cpu()
     assert torch.equal(roll[:, voice_channels(0)], known[:, voice_channels(0)])  # the melody, exact
     score = from_roll(roll)
     same = (score.pitches == real.pitches)[:, 1:, ::BEAT].double().mean((1, 2))
@@ -217,7 +219,7 @@ def page(result: dict[str, Any]) -> str:
             ),
             *(
                 (
-                    f"drawn, each step made {row['n_resample']} times, seed 0",
+                    f"drawn in {row['way'][0]} steps, each made {row['way'][1]} times, seed 0",
                     *(cell(row[n]) for n in ("chords", "parallels", "same_as_bach")),
                     "-",
                 )
@@ -234,7 +236,8 @@ whatever key.
 
 {drawn}
 
-The melodies of {result["n_melodies"]} held-out passages harmonised by `inpaint`, the soprano known
+The melodies of {result["n_melodies"]} held-out passages harmonised by `inpaint`, the soprano known,
+in {result["way"][0]} steps each made {result["way"][1]} times
 (bound of the gap closed: {BOUNDS["harmonised_chords"]}):
 
 {harmonised}

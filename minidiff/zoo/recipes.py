@@ -415,7 +415,7 @@ class SpeechRecipe(DiffusionRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class ChoraleRecipe(DiffusionRecipe):
-    """A UNet over time on rolls of Bach's chorales, transposed at random."""
+    """A UNet over time on rolls of Bach's chorales, half of them transposed."""
 
     time_dim: int
     source = "Bach's chorales as music21 ships them, training split"  # no field: it decides nothing
@@ -469,15 +469,17 @@ def train_step_on_scores(
     generator: torch.Generator | None = None,
     prediction_type: PredictionType = "eps",
 ) -> Tensor:
-    """`train_step` for scores (B, 8, L) int64, pitches over onsets, each transposed at random.
+    """`train_step` for scores (B, 8, L) int64, pitches over onsets, half of them transposed.
 
-    All keys in which no voice leaves its range are equally likely. Attention as in
+    All keys in which no voice leaves its range are equally likely for that half; the other stays as
+    it was written, so that the model learns in which keys Bach wrote, too. Attention as in
     `train_step_on_bytes`.
     """
     pitches, onsets = x_0.chunk(2, dim=1)  # (B, 8, L) -> 2 x (B, 4, L)
     low, high = transpositions(pitches)  # (B,) each
-    drawn = torch.rand(len(x_0), generator=generator, device="cpu").to(low.device)
-    semitones = low + (drawn * (high - low + 1)).long()
+    drawn = torch.rand(2, len(x_0), generator=generator, device="cpu").to(low.device)
+    semitones = low + (drawn[0] * (high - low + 1)).long()
+    semitones = torch.where(drawn[1] < 0.5, semitones, 0)
     roll = to_roll(Score(pitches + semitones[:, None, None], onsets.bool()))
     with sdpa_kernel(SDPBackend.MATH):
         return train_step(model, roll, t, schedule, context, noise, generator, prediction_type)
