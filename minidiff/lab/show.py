@@ -239,7 +239,7 @@ def draw_score(
                 pitch,
                 (end - begin) / BEAT - 0.06,
                 left=begin / BEAT + 0.03,
-                height=0.85,
+                height=1.2,
                 color=COLORS[voice],
             )
     ax.set(
