@@ -38,7 +38,7 @@ from minidiff.zoo.music import (
 )
 from topics.common import SEEDS, Bounded, mean, table
 
-N_PASSAGES, BATCH, N_STEPS = 200, 50, 50
+N_PASSAGES, BATCH, N_STEPS = 200, 50, 100
 WAY = (25, 4)  # of the harmonies held to the bound: steps, and how often each is made
 OTHER_WAYS = ((100, 1), (10, 10))  # on one seed: as many calls, 97 to 100
 CLOSED = ("pitch_classes", "ranges", "key", "intervals")
