@@ -36,7 +36,9 @@ TOPICS = (
     "inpainting",
     "super-resolution",
     "chorales",
+    "listener",
     "speech",
+    "speech-attention",
 )
 HEAD = """# What was measured
 

@@ -33,6 +33,7 @@ CHAPTERS = {
     "09_latent_diffusion": "latent",
     "10_text_to_image": "text",
     "11_image_editing": "editing",
+    "12_audio": "audio",
 }
 FOLDERS = {"data", "zoo", "lab", "grading"}  # what notebooks need and no chapter derives
 MODULES = list(CHAPTERS.values())

@@ -72,6 +72,9 @@ BOUNDS = MappingProxyType(
         # The judge on images enlarged from 7x7, N = 2,000 a seed, three seeds: share that it gets
         # right more than after bicubic interpolation, at least.
         "super_resolution_gain": 0.10,
+        # The listener: share of the words of test recordings that it hears, in voices that it was
+        # not trained on, at least.
+        "listener_accuracy": 0.95,
         # Spoken digits, strings never in training, the speaker's own recordings through the same
         # mel bands and Griffin-Lim: word accuracy of each of two judges, at least.
         "speech_control": 0.80,
@@ -80,8 +83,8 @@ BOUNDS = MappingProxyType(
         "speech_words": 0.90,
         # `speech-attention`, which reads the words alone, likewise.
         "speech_attention_words": 0.80,
-        # One word of each recording cut out and filled in by `speech`, three seeds: how much more
-        # of the words pocketsphinx hears than with the gap left silent, at least.
+        # The middle third of each recording cut out and filled in by `speech`, three seeds: how
+        # many more of the words pocketsphinx hears than with the gap left silent, at least.
         "speech_gap_gain": 0.15,
         # `chorales`, 200 passages a seed, three seeds, and real ones of test chorales: of the gap
         # between real notes in shuffled order and real passages the share that is closed, at least,

@@ -418,7 +418,6 @@ class ChoraleRecipe(DiffusionRecipe):
     """A UNet over time on rolls of Bach's chorales, half of them transposed."""
 
     time_dim: int
-    source = "Bach's chorales as music21 ships them, training split"  # no field: it decides nothing
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -712,7 +711,7 @@ RECIPES: dict[str, Recipe] = {
         SpeechRecipe(
             name="speech-attention",
             about="spoken digits in six voices, from words alone; chapter 12",
-            channels=(64, 80, 112),
+            channels=(64, 80, 96),
             attention_levels=(),  # the bottom, 32 frames, has it always
             n_blocks=1,
             schedule_name="cosine",

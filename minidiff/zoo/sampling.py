@@ -14,7 +14,13 @@ from minidiff.guidance import guided
 from minidiff.improved import learned_variance
 from minidiff.training import autocast
 from minidiff.zoo.checkpoints import Pretrained
-from minidiff.zoo.recipes import CaptionRecipe, HybridRecipe, SpeechRecipe, SuperResolutionRecipe
+from minidiff.zoo.recipes import (
+    CaptionRecipe,
+    ChoraleRecipe,
+    HybridRecipe,
+    SpeechRecipe,
+    SuperResolutionRecipe,
+)
 
 
 def sample(
@@ -51,6 +57,8 @@ def sample(
         raise ValueError(f"{pretrained.recipe.name!r} wants captions, not labels")
     if isinstance(pretrained.recipe, SpeechRecipe):
         raise ValueError(f"{pretrained.recipe.name!r} speaks; there is sample_speech for that")
+    if isinstance(pretrained.recipe, ChoraleRecipe):
+        raise ValueError(f"{pretrained.recipe.name!r} draws music; labels make none")
     if isinstance(pretrained.recipe, SuperResolutionRecipe):
         raise ValueError(
             f"{pretrained.recipe.name!r} enlarges an image that it is given; labels make none"
@@ -122,12 +130,12 @@ def sample_speech(
     pretrained: Pretrained,
     context: Mapping[str, Tensor],
     n_steps: int = 20,
-    guidance_scale: float = 2.0,
+    guidance_scale: float = 1.0,
     x_T: Tensor | None = None,
     generator: torch.Generator | None = None,
     batch_size: int = 64,
 ) -> Tensor:
-    """Draw one utterance for each voice and text: guided, by DPM-Solver++.
+    """Draw one utterance for each voice and text by DPM-Solver++, guided if asked for.
 
     Args:
         pretrained: A model that speaks, as `load` returns it.
