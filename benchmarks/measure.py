@@ -35,6 +35,7 @@ TOPICS = (
     "captioned",
     "inpainting",
     "super-resolution",
+    "chorales",
     "listener",
     "speech",
     "speech-attention",

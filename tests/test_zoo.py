@@ -17,10 +17,13 @@ from minidiff.data import (
     PHONEMES,
     WORDS,
     Captioned,
+    Chorale,
     DataNotFound,
+    Score,
     Speech,
     describe,
     draw_scenes,
+    from_roll,
     load_fashion,
     paint,
 )
@@ -35,6 +38,7 @@ from minidiff.zoo import (
     RECIPES,
     WEIGHTS,
     CaptionRecipe,
+    ChoraleRecipe,
     DiffusionRecipe,
     HybridRecipe,
     Judge,
@@ -127,7 +131,10 @@ def test_a_weight_file_says_how_it_was_made(name: str) -> None:
         "digits spoken by espeak-ng, training strings",
         "Fashion-MNIST, training split",
     )
-    assert metadata["data"] == (spoken if speaks else fashion)
+    expected = spoken if speaks else fashion
+    if name == "chorales":
+        expected = "Bach's chorales as music21 ships them, training split"
+    assert metadata["data"] == expected
     assert metadata["license"] == "MIT"
     assert metadata["torch"]
     floating = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
@@ -287,6 +294,13 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
         texts,
     )
     monkeypatch.setattr(recipes, "load_speech", lambda split: spoken)
+    composer = RECIPES["chorales"]
+    assert isinstance(composer, ChoraleRecipe)
+    composer = replace(composer, n_steps=3, batch_size=4, channels=(8, 16))
+    monkeypatch.setitem(RECIPES, "chorales", composer)
+    steps = torch.randint(5, (4, 160), generator=seeded())
+    sung = Score(torch.tensor([[67], [62], [57], [48]]) + steps, steps > 2)
+    monkeypatch.setattr(recipes, "load_chorales", lambda split: [Chorale("a", 0, sung)])
     minutes = itertools.count(step=100.0)
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=minutes.__next__))
 
@@ -384,6 +398,34 @@ def test_the_denoiser_knows_what_the_model_was_trained_for(untrained: Pretrained
     assert denoise.prediction_type == untrained.recipe.prediction_type
     assert torch.equal(denoise.schedule.betas, untrained.recipe.schedule().betas)
     assert (denoise.context, denoise.clip) == (labels, None)
+
+
+def test_labels_make_no_music() -> None:
+    recipe = RECIPES["chorales"]
+    assert isinstance(recipe, ChoraleRecipe)
+    model = replace(recipe, channels=(8,)).model()
+    with pytest.raises(ValueError, match="'chorales' draws music; labels make none"):
+        sample(Pretrained(model, recipe, {}), torch.tensor([0]))
+
+
+def test_scores_train_as_their_rolls_do_half_of_them_as_they_were_written() -> None:
+    seen = []
+
+    def model(x_t: Tensor, t: Tensor, context: object = None) -> Tensor:
+        seen.append(x_t)
+        return torch.zeros_like(x_t)
+
+    recipe = RECIPES["chorales"]
+    assert isinstance(recipe, ChoraleRecipe)
+    pitches = torch.tensor([69, 64, 60, 50])[None, :, None].expand(400, 4, 8)
+    score = torch.cat([pitches, torch.ones_like(pitches)], 1)
+    t = torch.zeros(400, dtype=torch.int64)  # hardly any noise
+    recipe.loss(model, score, t, recipe.schedule(), None, None, seeded(), "x_0")
+    heard = from_roll(seen[0]).pitches[..., 0] - pitches[..., 0]  # (400, 4) semitones
+    assert (heard == heard[:, :1]).all()  # all voices together
+    assert set(heard[:, 0].tolist()) == set(range(-6, 7))
+    unmoved = (heard[:, 0] == 0).double().mean().item()
+    assert unmoved == pytest.approx(0.5 + 0.5 / 13, abs=4 * 0.025)
 
 
 def test_a_judge_draws_nothing(file: Path) -> None:

@@ -24,6 +24,8 @@ from PIL import Image as PILImage
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from minidiff.data.chorales import BEAT, HIGHEST, LOWEST, Score, notes
+
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DPI = 72
 STYLE: Any = {
@@ -213,6 +215,42 @@ def gif(
         buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=duration
     )
     display(Image(data=buffer.getvalue(), format="gif", alt=alt))  # type: ignore[no-untyped-call]
+
+
+def draw_score(
+    ax: Axes, score: Score, title: str = "", voices: Sequence[int] = (0, 1, 2, 3)
+) -> None:
+    """Draw four voices (4, L) as a piano roll into axes, each note a bar in its voice's colour.
+
+    Args:
+        ax: Where to draw.
+        score: Pitches and onsets; a rest leaves a gap.
+        title: What is drawn.
+        voices: Which voices.
+
+    >>> fig, ax = figure()
+    >>> from minidiff.data import Score
+    >>> draw_score(ax, Score(torch.full((4, 16), 60), torch.ones(4, 16, dtype=torch.bool)))
+    >>> plt.close(fig)
+    """
+    for voice in voices:
+        for begin, end, pitch in notes(score.pitches[voice].cpu(), score.onsets[voice].cpu()):
+            ax.barh(
+                pitch,
+                (end - begin) / BEAT - 0.06,
+                left=begin / BEAT + 0.03,
+                height=1.2,
+                color=COLORS[voice],
+            )
+    ax.set(
+        title=title,
+        xlabel="beat",
+        ylabel="pitch",
+        xlim=(0, score.pitches.shape[-1] / BEAT),
+        ylim=(LOWEST[3] - 1, HIGHEST[0] + 1),
+        yticks=[36, 48, 60, 72],
+        yticklabels=["C2", "C3", "C4", "C5"],
+    )
 
 
 def mp3(sound: Tensor, sample_rate: int = 16_000) -> bytes:

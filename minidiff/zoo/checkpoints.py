@@ -18,6 +18,7 @@ from minidiff.latent import Autoencoder
 from minidiff.training import EMA, Context, Progress, load_tensors, save_tensors
 from minidiff.zoo.recipes import (
     RECIPES,
+    ChoraleRecipe,
     DiffusionRecipe,
     LatentRecipe,
     ListenerRecipe,
@@ -207,6 +208,8 @@ def data_of(recipe: Recipe) -> str:
     """Say what a recipe's model is trained on."""
     if isinstance(recipe, SpeechRecipe | ListenerRecipe):
         return "digits spoken by espeak-ng, training strings"
+    if isinstance(recipe, ChoraleRecipe):
+        return "Bach's chorales as music21 ships them, training split"
     return "Fashion-MNIST, training split"
 
 

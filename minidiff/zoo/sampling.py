@@ -14,7 +14,13 @@ from minidiff.guidance import guided
 from minidiff.improved import learned_variance
 from minidiff.training import autocast
 from minidiff.zoo.checkpoints import Pretrained
-from minidiff.zoo.recipes import CaptionRecipe, HybridRecipe, SpeechRecipe, SuperResolutionRecipe
+from minidiff.zoo.recipes import (
+    CaptionRecipe,
+    ChoraleRecipe,
+    HybridRecipe,
+    SpeechRecipe,
+    SuperResolutionRecipe,
+)
 
 
 def sample(
@@ -51,6 +57,8 @@ def sample(
         raise ValueError(f"{pretrained.recipe.name!r} wants captions, not labels")
     if isinstance(pretrained.recipe, SpeechRecipe):
         raise ValueError(f"{pretrained.recipe.name!r} speaks; there is sample_speech for that")
+    if isinstance(pretrained.recipe, ChoraleRecipe):
+        raise ValueError(f"{pretrained.recipe.name!r} draws music; labels make none")
     if isinstance(pretrained.recipe, SuperResolutionRecipe):
         raise ValueError(
             f"{pretrained.recipe.name!r} enlarges an image that it is given; labels make none"
