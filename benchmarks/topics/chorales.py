@@ -42,7 +42,6 @@ N_PASSAGES, BATCH, N_STEPS = 200, 50, 100
 WAY = (25, 4)  # of the harmonies held to the bound: steps, and how often each is made
 OTHER_WAYS = ((100, 1), (10, 10))  # on one seed: as many calls, 97 to 100
 CLOSED = ("pitch_classes", "ranges", "key", "intervals")
-LOOKS = ("in_key", "chord_change", "chords", "parallels")
 
 
 def measure(device: torch.device) -> dict[str, Any]:
@@ -56,8 +55,8 @@ def measure(device: torch.device) -> dict[str, Any]:
     def read(score: Score, shuffled: Portrait) -> dict[str, Any]:
         seen = portray(silence_copies(score, known[2 * BAR]))
         return {
+            **looks(seen),
             **compare(seen, of_real, shuffled, reference),
-            **{name: getattr(seen, name) for name in LOOKS},
             "copied": mean(copied(score, known[2 * BAR])),
             "copied_bars": mean(copied(score, known[BAR], BAR)),
         }
@@ -76,7 +75,7 @@ def measure(device: torch.device) -> dict[str, Any]:
         drawn = from_roll(torch.cat(parts))
         run: dict[str, Any] = {"seed": seed, "drawn": read(drawn, shuffled)}
         run["drawn"]["chords_se"] = chords_of(drawn)["chords"]["standard_error"]
-        run["shuffled"] = {name: getattr(shuffled, name) for name in LOOKS}
+        run["shuffled"] = looks(shuffled)
         run["harmonised"] = harmonies(denoise, real, WAY, g, device)
         run["random"] = chords_of(shuffle_notes(real, g, voices=(1, 2, 3), within=True))
         run["harmonised"]["closed"] = gap_closed(
@@ -103,7 +102,7 @@ def measure(device: torch.device) -> dict[str, Any]:
         "way": list(WAY),
         "n_melodies": len(real.pitches),
         "real": {
-            **{name: getattr(of_real, name) for name in LOOKS},
+            **looks(of_real),
             **chords_of(real),
             "copied": mean(copied(real, known[2 * BAR])),
             "copied_bars": mean(copied(real, known[BAR], BAR)),
@@ -116,6 +115,16 @@ def measure(device: torch.device) -> dict[str, Any]:
         },
         "runs": runs,
         "others": others,
+    }
+
+
+def looks(portrait: Portrait) -> dict[str, float]:
+    """What is to be seen in passages by themselves, compared with nothing."""
+    return {
+        "in_key": portrait.in_key,
+        "chord_change_rate": portrait.chord_change,
+        "chords": portrait.chords,
+        "parallels": portrait.parallels,
     }
 
 
