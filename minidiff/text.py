@@ -293,15 +293,17 @@ def attention_weights(
 
 
 @contextmanager
-def watch_attention(model: nn.Module) -> Iterator[list[Tensor]]:
+def watch_attention(model: nn.Module, size: Sequence[int] | None = None) -> Iterator[list[Tensor]]:
     """Note where a model looks, at each call of it (Tang et al. 2022, eq. 4-6).
 
     Args:
         model: Its cross-attentions are watched.
+        size: Height and width of the maps; those of x_t by default, smaller than the picture if
+            x_t are latents.
 
     Yields:
-        A list that grows by one entry a call, (B, N, H, W): how much each pixel looks at each word,
-        the mean over heads and layers, coarse ones enlarged. Each pixel's shares add up to 1.
+        A list that grows by one entry a call, (B, N, H, W): how much each place looks at each word,
+        the mean over heads and layers, coarse ones enlarged. Each place's shares add up to 1.
 
     Raises:
         ValueError: If model has no cross-attention.
@@ -322,8 +324,8 @@ def watch_attention(model: nn.Module) -> Iterator[list[Tensor]]:
         layers.append(weights.reshape(*weights.shape[:2], *args[0].shape[2:]))  # (B, N, h, w)
 
     def end(model: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        size = args[0].shape[2:]  # of x_t
-        maps = [F.interpolate(layer, size, mode="bilinear") for layer in layers]
+        shape = args[0].shape[2:] if size is None else tuple(size)
+        maps = [F.interpolate(layer, shape, mode="bilinear") for layer in layers]
         seen.append(torch.stack(maps).mean(0))  # (B, N, H, W)
         layers.clear()
 

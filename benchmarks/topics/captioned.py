@@ -32,6 +32,9 @@ def measure(device: torch.device) -> dict[str, Any]:
     """Three seeds of seen and unseen captions, paraphrases and exchanged colours; a curve."""
     captioned, judge = load("captioned", device), load("judge", device).model
 
+    def noise(n: int, g: torch.Generator) -> Tensor:
+        return torch.randn(n, *captioned.shape, generator=g)
+
     def seen_in(captions: list[str], scenes: Tensor, x_T: Tensor, scale: float = SCALE) -> Tensor:
         pictures = sample_captions(captioned, captions, N_CALLS, scale, x_T)
         return judge_pictures(judge, pictures, scenes)
@@ -55,7 +58,7 @@ def measure(device: torch.device) -> dict[str, Any]:
         result: dict[str, Any] = {"seed": seed}
         for name, n in (("seen", N_SEEN), ("unseen", N_UNSEEN)):
             scenes = draw_scenes(torch.arange(n) % 10, g, held_out=name == "unseen")
-            captions, x_T = describe(scenes, g, COMPLETE), torch.randn(n, 3, 32, 32, generator=g)
+            captions, x_T = describe(scenes, g, COMPLETE), noise(n, g)
             read = seen_in(captions, scenes, x_T)
             result[name] = {what: share(hit) for what, hit in hits(read, scenes).items()}
             for what in WORDS:
@@ -78,7 +81,7 @@ def measure(device: torch.device) -> dict[str, Any]:
     for scale in SCALES:
         g = generator(SEEDS[-1] + 1)
         scenes = draw_scenes(torch.arange(N_CURVE) % 10, g)
-        captions, x_T = describe(scenes, g, COMPLETE), torch.randn(N_CURVE, 3, 32, 32, generator=g)
+        captions, x_T = describe(scenes, g, COMPLETE), noise(N_CURVE, g)
         read = seen_in(captions, scenes, x_T, scale)
         point = {what: share(hit) for what, hit in hits(read, scenes).items()}
         curve.append({"guidance_scale": scale, **point})
