@@ -439,7 +439,7 @@ def test_labels_and_captions_are_not_taken_for_each_other(
 
 
 def test_plain_attention_trains_as_fused_attention_does(reader: Pretrained) -> None:
-    z, scenes = normal(4, 4, 8, 8).float(), draw_scenes(torch.arange(4), seeded())
+    z, scenes = normal(4, 8, 8, 8).float(), draw_scenes(torch.arange(4), seeded())
     assert isinstance(reader.recipe, CaptionRecipe)
     context = reader.recipe.tokenizer()(describe(scenes, seeded()))
     t, schedule = torch.tensor([0, 100, 500, 999]), reader.schedule

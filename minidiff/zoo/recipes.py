@@ -284,7 +284,7 @@ class CaptionRecipe(LatentRecipe):
     @property
     def shape(self) -> tuple[int, int, int]:
         """Shape of the latents."""
-        return 4, CANVAS // 4, CANVAS // 4
+        return CAPTIONED_VAE.latent_channels, CANVAS // 4, CANVAS // 4
 
     def tokenizer(self) -> Tokenizer:
         """Make the tokenizer, whose vocabulary is that of the captions."""
@@ -411,10 +411,10 @@ FASHION_VAE = AutoencoderRecipe(
 CAPTIONED_VAE = CaptionedAutoencoderRecipe(
     name="captioned-vae",
     about="a KL autoencoder of captioned fashion, 32x32 in colour; chapter 10",
-    latent_channels=4,
+    latent_channels=8,
     channels=(24, 48, 80),
     kl_weight=5e-4,
-    n_steps=6000,
+    n_steps=7000,
     batch_size=32,
     learning_rate=1e-3,
     n_warmup=500,

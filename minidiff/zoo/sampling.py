@@ -82,7 +82,7 @@ def sample_captions(
         captions: N of them.
         n_steps: Steps an image.
         guidance_scale: 1 is off.
-        x_T: The noise to start from, (N, 4, 8, 8); drawn when absent.
+        x_T: The noise to start from, (N, 8, 8, 8); drawn when absent.
         generator: Source of that noise.
         batch_size: Pictures at a time.
 
