@@ -415,7 +415,7 @@ def test_captions_are_drawn_as_they_are_by_hand(reader: Pretrained) -> None:
     assert isinstance(reader.recipe, CaptionRecipe)
     tokenizer = reader.recipe.tokenizer()
     null = {name: values[0] for name, values in tokenizer([""]).items()}
-    x_T = torch.randn(3, 4, 8, 8, generator=seeded(1))
+    x_T = torch.randn(3, 8, 8, 8, generator=seeded(1))
     for part in (slice(0, 2), slice(2, 3)):
         strong = guided(reader.model, tokenizer(captions[part]), null, 2.0)
         denoise = Denoiser(strong, reader.schedule, "v", clip=None)
