@@ -170,7 +170,7 @@ class TextUNet(UNet):
 
     The caption enters in two ways. As a whole: the start token, which has looked at all words, is
     added to the embedding of time, as a label was (Nichol et al. 2021, section 4.1). And word by
-    word: after each coarse block every place looks at the words (Rombach et al. 2022, section 3.3).
+    word: after text_levels every place looks at the words (Rombach et al. 2022, section 3.3).
 
     Args:
         n_words: Size of the vocabulary.
