@@ -74,3 +74,7 @@ BOUNDS = MappingProxyType(
         "super_resolution_gain": 0.10,
     }
 )
+
+# Bounds that the shipped weights do not meet. They stay as they are; whoever trains better weights
+# takes the name away, and a test says so.
+MISSED = frozenset({"captioned_kind", "captioned_unseen_kind"})
