@@ -57,7 +57,7 @@ def page(result: dict[str, Any]) -> str:
     head = ("", "real composites", "the same, encoded and decoded")
     return (
         f"## captioned-vae\n\nThe {result['psnr']['n']:,} test pictures, each encoded to 512 "
-        f"numbers and decoded: {result['psnr']['value']:.1f} dB.\nShare read as it is; no bound, as "
-        f"what is lost here counts as lost by `captioned`:\n\n"
+        f"numbers and decoded: {result['psnr']['value']:.1f} dB.\nShare read as it is; no bound, "
+        f"as what is lost here counts as lost by `captioned`:\n\n"
         f"{table(head, rows)}\n"
     )
