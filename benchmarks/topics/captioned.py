@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minidiff.data import describe, draw_scenes, load_fashion, paint
+from minidiff.data import KINDS, SIZES, describe, draw_scenes, load_fashion, paint
 from minidiff.data.captions import N_COMPLETE
 from minidiff.zoo import (
     BOUNDS,
@@ -45,6 +45,7 @@ def measure(device: torch.device) -> dict[str, Any]:
         scenes = draw_scenes(kinds, generator(99), held_out=name == "unseen")
         read = judge_pictures(judge, paint(photographs, scenes), scenes)
         real[name] = {what: share(hit) for what, hit in hits(read, scenes).items()}
+        real[name] |= kinds_by_part(read, scenes)
     scenes = draw_scenes(kinds, generator(99))
     before, after = (
         judge_pictures(judge, paint(photographs, s), s) for s in (scenes, exchanged(scenes))
@@ -61,6 +62,7 @@ def measure(device: torch.device) -> dict[str, Any]:
             captions, x_T = describe(scenes, g, COMPLETE), noise(n, g)
             read = seen_in(captions, scenes, x_T)
             result[name] = {what: share(hit) for what, hit in hits(read, scenes).items()}
+            result[name] |= kinds_by_part(read, scenes)
             for what in WORDS:
                 ratio = result[name][what]["value"] / real[name][what]["value"]
                 result[name][what]["relative"] = ratio
@@ -118,6 +120,15 @@ def hits(read: Tensor, scenes: Tensor) -> dict[str, Tensor]:
     """Where kind, garment's colour, ground's colour and all three are as asked, (N,) bool each."""
     right = read == scenes[:, :3]  # (N, 3)
     return {**dict(zip(WORDS, right.unbind(1), strict=True)), "all": right.all(1)}
+
+
+def kinds_by_part(read: Tensor, scenes: Tensor) -> dict[str, Any]:
+    """Share whose kind is as asked, for each size and for each kind."""
+    right = read[:, 0] == scenes[:, 0]  # (N,)
+    return {
+        "kind_by_size": [share(right[scenes[:, 3] == size]) for size in range(len(SIZES))],
+        "kind_by_kind": [share(right[scenes[:, 0] == kind]) for kind in range(len(KINDS))],
+    }
 
 
 def exchanged(scenes: Tensor) -> Tensor:
