@@ -170,7 +170,7 @@ class TextUNet(UNet):
 
     The caption enters in two ways. As a whole: the start token, which has looked at all words, is
     added to the embedding of time, as a label was (Nichol et al. 2021, section 4.1). And word by
-    word: after each coarse block every place looks at the words (Rombach et al. 2022, section 3.3).
+    word: after text_levels every place looks at the words (Rombach et al. 2022, section 3.3).
 
     Args:
         n_words: Size of the vocabulary.
@@ -293,11 +293,13 @@ def attention_weights(
 
 
 @contextmanager
-def watch_attention(model: nn.Module) -> Iterator[list[Tensor]]:
+def watch_attention(model: nn.Module, size: Sequence[int] | None = None) -> Iterator[list[Tensor]]:
     """Note where a model looks, at each call of it (Tang et al. 2022, eq. 4-6).
 
     Args:
         model: Its cross-attentions are watched.
+        size: Height and width of the maps; those of x_t by default, smaller than the picture if
+            x_t are latents.
 
     Yields:
         A list that grows by one entry a call, (B, N, *space): how much each pixel, or frame, looks
@@ -322,9 +324,9 @@ def watch_attention(model: nn.Module) -> Iterator[list[Tensor]]:
         layers.append(weights.reshape(*weights.shape[:2], *args[0].shape[2:]))  # (B, N, h, w)
 
     def end(model: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        size = args[0].shape[2:]  # of x_t
-        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
-        maps = [F.interpolate(layer, size, mode=mode) for layer in layers]
+        shape = args[0].shape[2:] if size is None else tuple(size)
+        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(shape)]
+        maps = [F.interpolate(layer, shape, mode=mode) for layer in layers]
         seen.append(torch.stack(maps).mean(0))  # (B, N, H, W)
         layers.clear()
 

@@ -275,7 +275,7 @@ def test_it_trains_and_samples_with_the_functions_of_all_chapters():
     x_0 = torch.tensor([0.8, -0.8] * 8).view(16, 1, 1, 1).expand(16, 1, 4, 4)
     null = {name: values[0] for name, values in tokenizer([""]).items()}
     steps = train(
-        model, x_0, cosine_schedule(), n_steps=60, batch_size=16, prediction_type="v",
+        model, x_0, cosine_schedule(), n_steps=120, batch_size=16, prediction_type="v",
         context=tokenizer(captions), null_context=null, learning_rate=1e-2,
     )  # fmt: skip
     losses = [loss for _, loss in steps]

@@ -257,6 +257,8 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("fashion-vae", "fashion-latent"):  # the latter trains on the shipped one's latents
         short = replace(RECIPES[name], n_steps=3, batch_size=4)
         monkeypatch.setitem(RECIPES, name, short)
+    two_stages = replace(recipes.CAPTIONED_VAE, n_steps=2, n_decoder_steps=1, batch_size=4)
+    monkeypatch.setitem(RECIPES, "captioned-vae", two_stages)
     larger = RECIPES["super-resolution"]
     assert isinstance(larger, SuperResolutionRecipe)
     larger = replace(larger, n_steps=3, batch_size=4, channels=(8, 16))
@@ -476,7 +478,8 @@ def reader() -> Pretrained:
     model = recipe.model().eval().requires_grad_(False)
     for i, parameter in enumerate(model.parameters()):
         parameter += 0.1 * normal(*parameter.shape, seed=i)
-    return Pretrained(model, recipe, {})
+    autoencoder = recipes.CAPTIONED_VAE.model().eval().requires_grad_(False)
+    return Pretrained(model, recipe, {}, autoencoder)
 
 
 def test_captions_are_drawn_as_they_are_by_hand(reader: Pretrained) -> None:
@@ -487,12 +490,13 @@ def test_captions_are_drawn_as_they_are_by_hand(reader: Pretrained) -> None:
     assert isinstance(reader.recipe, CaptionRecipe)
     tokenizer = reader.recipe.tokenizer()
     null = {name: values[0] for name, values in tokenizer([""]).items()}
-    x_T = torch.randn(3, 3, 32, 32, generator=seeded(1))
+    x_T = torch.randn(3, 8, 8, 8, generator=seeded(1))
     for part in (slice(0, 2), slice(2, 3)):
         strong = guided(reader.model, tokenizer(captions[part]), null, 2.0)
-        denoise = Denoiser(strong, reader.schedule, "v")
+        denoise = Denoiser(strong, reader.schedule, "v", clip=None)
         with training.autocast(torch.device("cpu")):
-            expected = sample_dpm_solver(denoise, x_T[part].shape, 2, x_T=x_T[part])
+            z = sample_dpm_solver(denoise, x_T[part].shape, 2, x_T=x_T[part])
+            expected = reader.autoencoder.to_images(z).clamp(-1, 1)
         assert torch.equal(x[part], expected)
     again = sample_captions(reader, captions, 2, 2.0, x_T=x_T, batch_size=2)
     assert torch.equal(again, x)
@@ -509,19 +513,24 @@ def test_labels_and_captions_are_not_taken_for_each_other(
         sample_captions(reader, ["a " * 20])
 
 
-def test_bytes_train_as_numbers_do(reader: Pretrained) -> None:
-    scenes = draw_scenes(torch.arange(4), seeded())
-    pictures = paint(normal(4, 1, 28, 28).float().clamp(-1, 1), scenes)
+def test_plain_attention_trains_as_fused_attention_does(reader: Pretrained) -> None:
+    z, scenes = normal(4, 8, 8, 8).float(), draw_scenes(torch.arange(4), seeded())
     assert isinstance(reader.recipe, CaptionRecipe)
     context = reader.recipe.tokenizer()(describe(scenes, seeded()))
     t, schedule = torch.tensor([0, 100, 500, 999]), reader.schedule
     args = (t, schedule, context, None)
-    by_bytes = reader.recipe.loss(
-        reader.model, pictures, *args, generator=seeded(), prediction_type="v"
-    )
-    clean = pictures.float() / 127.5 - 1
-    plain = train_step(reader.model, clean, *args, generator=seeded(), prediction_type="v")
-    assert abs(by_bytes - plain) < 1e-5
+    plain = reader.recipe.loss(reader.model, z, *args, generator=seeded(), prediction_type="v")
+    fused = train_step(reader.model, z, *args, generator=seeded(), prediction_type="v")
+    assert abs(plain - fused) < 1e-5
+
+
+def test_bytes_are_encoded_as_numbers_are() -> None:
+    model = recipes.CAPTIONED_VAE.model().eval()
+    pictures = torch.arange(2 * 3 * 32 * 32).view(2, 3, 32, 32).to(torch.uint8)
+    x = pictures.float() / 127.5 - 1
+    assert (
+        recipes.encode_all(model, pictures, 1) - recipes.encode_all(model, x)
+    ).abs().max() < 0.05
 
 
 # --- the judge's training -------------------------------------------------------------------------

@@ -988,6 +988,7 @@ def caption_explorer(
     tokenizer: Tokenizer,
     captions: Sequence[str],
     shape: Sequence[int] = (3, 32, 32),
+    autoencoder: Autoencoder | None = None,
     n_noises: int = 5,
     n_steps: int = 10,
     guidance_scale: float = 3.0,
@@ -1005,7 +1006,8 @@ def caption_explorer(
         prediction_type: What it was trained to predict: "eps", "x_0" or "v".
         tokenizer: Which it was trained with.
         captions: To begin with.
-        shape: Of one picture, (C, H, W), C = 1 or 3.
+        shape: Of what the model draws, (C, H, W): of one picture, C = 1 or 3, or of its latents.
+        autoencoder: Decodes the latents; None where the model draws pictures.
         n_noises: How many starts there are.
         n_steps: Calls of the model, by DPM-Solver++.
         guidance_scale: 1 is off.
@@ -1035,9 +1037,12 @@ def caption_explorer(
         noise = x_T.repeat(len(several), 1, 1, 1).to(device)  # the same for each caption
         strong = guided(model, context, null, guidance_scale)
         with autocast(noise.device), watch_attention(model) as seen:
-            denoise = Denoiser(strong, schedule, prediction_type)
+            clip = (-1.0, 1.0) if autoencoder is None else None
+            denoise = Denoiser(strong, schedule, prediction_type, clip=clip)
             x = sample_dpm_solver(denoise, noise.shape, n_steps, x_T=noise)
+            x = x if autoencoder is None else autoencoder.to_images(x)
         maps = torch.stack([maps[: len(x)] for maps in seen]).mean(0)  # the conditional half
+        maps = F.interpolate(maps, x.shape[2:], mode="bilinear")
         parts = (torch.split(values.float().cpu(), n_noises) for values in (x, maps))
         drawn.update(zip(several, zip(*parts, strict=True), strict=True))
 

@@ -105,3 +105,7 @@ BOUNDS = MappingProxyType(
         "harmonised_chords": 0.6,
     }
 )
+
+# Bounds that the shipped weights do not meet. They stay as they are; whoever trains better weights
+# takes the name away, and a test says so.
+MISSED = frozenset({"captioned_kind", "captioned_unseen_kind"})

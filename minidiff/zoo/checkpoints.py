@@ -96,7 +96,7 @@ def load(name: str, device: torch.device | str = "cpu", path: Path | None = None
 
     >>> load("no such model")
     Traceback (most recent call last):
-    ValueError: name must be one of fashion, ..., got 'no such model'
+    ValueError: name must be one of captioned, ..., got 'no such model'
     """
     recipe = recipe_named(name)
     path = WEIGHTS / f"{name}.safetensors" if path is None else path

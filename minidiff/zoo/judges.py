@@ -107,7 +107,7 @@ def judge_pictures(judge: Judge, pictures: Tensor, scenes: Tensor) -> Tensor:
     """Look at captioned fashion: which kind, which colour, on which ground?
 
     Colours are read from pixels, the kind by the judge from the photograph that the pixels hold,
-    see `read_pictures`. A garment that is not where the scene says is not recognised.
+    see `read_pictures`. A small garment that is not where the scene says is cut apart.
 
     Args:
         judge: The frozen judge of grey photographs.

@@ -92,7 +92,7 @@ def sample_captions(
         captions: N of them.
         n_steps: Steps an image.
         guidance_scale: 1 is off.
-        x_T: The noise to start from, (N, 3, 32, 32); drawn when absent.
+        x_T: The noise to start from, (N, 8, 8, 8); drawn when absent.
         generator: Source of that noise.
         batch_size: Pictures at a time.
 
@@ -120,9 +120,10 @@ def sample_captions(
         context = tokenizer(captions[start : start + batch_size])
         context = {name: values.to(device) for name, values in context.items()}
         strong = guided(model, context, null, guidance_scale)
-        denoise = Denoiser(strong, recipe.schedule(), recipe.prediction_type)
+        denoise = Denoiser(strong, recipe.schedule(), recipe.prediction_type, clip=recipe.clip)
         with autocast(device):
-            pictures.append(sample_dpm_solver(denoise, noise.shape, n_steps, x_T=noise).cpu())
+            z = sample_dpm_solver(denoise, noise.shape, n_steps, x_T=noise)
+            pictures.append(pretrained.to_images(z).cpu().clamp(-1, 1))
     return torch.cat(pictures)
 
 
