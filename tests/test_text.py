@@ -357,3 +357,14 @@ def test_a_model_without_cross_attention_is_refused():
     message = "model must have cross-attention, got one without"
     with pytest.raises(ValueError, match=message), watch_attention(UNet(channels=(8,))):
         pass
+
+
+def test_blocks_and_weights_refuse_what_does_not_fit():
+    with pytest.raises(ValueError, match="n_heads must divide dim = 8, got 3"):
+        TextBlock(8, n_heads=3)
+    x, words = torch.zeros(2, 8, 4, 4), torch.zeros(2, 3, 5)
+    with pytest.raises(ValueError, match="attention must be cross-attention"):
+        attention_weights(Attention(8), x, words)
+    message = re.escape("context must be (2, N, 5), got (1, 3, 5)")
+    with pytest.raises(ValueError, match=message):
+        attention_weights(Attention(8, context_dim=5), x, words[:1])
