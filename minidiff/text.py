@@ -91,6 +91,9 @@ class TextBlock(nn.Module):
         dim: Features of a word.
         n_heads: Number of heads, which divides dim.
 
+    Raises:
+        ValueError: If n_heads does not divide dim.
+
     >>> block, mask = TextBlock(8), torch.tensor([[True, True, False]])
     >>> block(torch.zeros(1, 3, 8), mask).shape
     torch.Size([1, 3, 8])
@@ -98,6 +101,8 @@ class TextBlock(nn.Module):
 
     def __init__(self, dim: int, n_heads: int = 4) -> None:
         super().__init__()
+        if n_heads < 1 or dim % n_heads:
+            raise ValueError(f"n_heads must divide dim = {dim}, got {n_heads}")
         self.n_heads = n_heads
         self.norm_1, self.norm_2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.to_qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
@@ -276,10 +281,19 @@ def attention_weights(
     Returns:
         (B, heads, L, N) with L places in all; sums to 1 over N.
 
+    Raises:
+        ValueError: If attention is self-attention, or context does not fit.
+
     >>> look, x = Attention(8, context_dim=5), torch.zeros(2, 8, 4, 4)
     >>> attention_weights(look, x, torch.zeros(2, 3, 5))[0, 0, 0]
     tensor([0.3333, 0.3333, 0.3333], grad_fn=<SelectBackward0>)
     """
+    if attention.context_dim is None:
+        raise ValueError("attention must be cross-attention, got one without a context")
+    if context.ndim != 3 or len(context) != len(x) or context.shape[2] != attention.context_dim:
+        raise ValueError(
+            f"context must be ({len(x)}, N, {attention.context_dim}), got {tuple(context.shape)}"
+        )
     h = attention.norm(x).flatten(2).transpose(1, 2)  # (B, dim, *space) -> (B, L, dim)
     q, k = (
         part.unflatten(2, (attention.n_heads, -1)).transpose(1, 2)  # (B, heads, L or N, d)

@@ -511,6 +511,8 @@ def test_labels_and_captions_are_not_taken_for_each_other(
         sample_captions(untrained, ["a red coat"])
     with pytest.raises(ValueError, match="a caption must have at most 19 words, got 20"):
         sample_captions(reader, ["a " * 20])
+    with pytest.raises(ValueError, match=r"x_T must be \(1, 8, 8, 8\), got \(2, 8, 8, 8\)"):
+        sample_captions(reader, ["a red coat"], x_T=torch.zeros(2, 8, 8, 8))
 
 
 def test_plain_attention_trains_as_fused_attention_does(reader: Pretrained) -> None:

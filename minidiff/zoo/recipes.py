@@ -90,13 +90,18 @@ class DiffusionRecipe:
         """Range of the data, if it has one."""
         return -1.0, 1.0
 
-    def data(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return what is learned from, (N, *shape), and its labels, (N,)."""
-        return load_fashion("train")
+    def data(self, device: torch.device) -> tuple[Tensor, Context]:
+        """Return what is learned from, (N, *shape), and what it depends on, N first."""
+        x, labels = load_fashion("train")
+        return x, {"labels": labels}
+
+    def null_context(self) -> Context | None:
+        """Return what stands for no condition, without a batch; None if there always is one."""
+        return {"labels": torch.tensor(10, device="cpu")}
 
     def train(self, model: nn.Module, ema: EMA, state_path: Path | None) -> Iterator[Progress]:
         """Train the model on the training split."""
-        x_0, labels = self.data(next(model.parameters()).device)
+        x_0, context = self.data(next(model.parameters()).device)
         return train(
             model,
             x_0,
@@ -104,8 +109,8 @@ class DiffusionRecipe:
             n_steps=self.n_steps,
             batch_size=self.batch_size,
             prediction_type=self.prediction_type,
-            context={"labels": labels},
-            null_context={"labels": torch.tensor(10, device="cpu")},
+            context=context,
+            null_context=self.null_context(),
             context_dropout=self.label_dropout,
             learning_rate=self.learning_rate,
             n_warmup=self.n_warmup,
@@ -286,10 +291,10 @@ class LatentRecipe(DiffusionRecipe):
             n_classes=10,
         )
 
-    def data(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    def data(self, device: torch.device) -> tuple[Tensor, Context]:
         """Encode the training split once: the posteriors' means, scaled."""
-        x, labels = load_fashion("train")
-        return encode_all(self.load_autoencoder(device), x), labels
+        x, context = super().data(device)
+        return encode_all(self.load_autoencoder(device), x), context
 
     def load_autoencoder(self, device: torch.device) -> Autoencoder:
         """Load the autoencoder in whose latents the model lives."""
@@ -310,23 +315,14 @@ class SuperResolutionRecipe(DiffusionRecipe):
             UNet(2, 1, self.channels, self.n_blocks, self.attention_levels, n_classes=None)
         )
 
-    def train(self, model: nn.Module, ema: EMA, state_path: Path | None) -> Iterator[Progress]:
-        """Train the model on the training split and its images at low resolution."""
-        x_0, _ = load_fashion("train")
-        return train(
-            model,
-            x_0,
-            self.schedule(),
-            n_steps=self.n_steps,
-            batch_size=self.batch_size,
-            prediction_type=self.prediction_type,
-            context={"image": downsample(x_0, self.factor)},
-            learning_rate=self.learning_rate,
-            n_warmup=self.n_warmup,
-            ema=ema,
-            seed=self.seed,
-            state_path=state_path,
-        )
+    def data(self, device: torch.device) -> tuple[Tensor, Context]:
+        """Return the training split and its images at low resolution."""
+        x, _ = load_fashion("train")
+        return x, {"image": downsample(x, self.factor)}
+
+    def null_context(self) -> None:
+        """Return None: there always is an image."""
+        return
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,29 +355,14 @@ class CaptionRecipe(LatentRecipe):
             self.n_tokens,
         )
 
-    def train(self, model: nn.Module, ema: EMA, state_path: Path | None) -> Iterator[Progress]:
-        """Train the model on the training split, each photograph painted once."""
-        device = next(model.parameters()).device
-        autoencoder = self.load_autoencoder(device)
+    def data(self, device: torch.device) -> tuple[Tensor, Context]:
+        """Encode the pictures of the training split, each photograph painted once."""
         pictures, _, captions = load_captioned("train")
-        tokenizer = self.tokenizer()
-        return train(
-            model,
-            encode_all(autoencoder, pictures),
-            self.schedule(),
-            n_steps=self.n_steps,
-            batch_size=self.batch_size,
-            prediction_type=self.prediction_type,
-            context=tokenizer(captions),
-            null_context={name: values[0] for name, values in tokenizer([""]).items()},
-            context_dropout=self.label_dropout,
-            learning_rate=self.learning_rate,
-            n_warmup=self.n_warmup,
-            ema=ema,
-            seed=self.seed,
-            state_path=state_path,
-            loss=self.loss,
-        )
+        return encode_all(self.load_autoencoder(device), pictures), self.tokenizer()(captions)
+
+    def null_context(self) -> Context:
+        """Return the empty caption."""
+        return {name: values[0] for name, values in self.tokenizer()([""]).items()}
 
     @property
     def loss(self) -> Callable[..., Tensor]:

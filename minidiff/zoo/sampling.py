@@ -100,7 +100,8 @@ def sample_captions(
         Pictures (N, 3, 32, 32) in [-1, 1] on the CPU.
 
     Raises:
-        ValueError: If the model reads no captions, or a caption is too long.
+        ValueError: If the model reads no captions, a caption is too long, or x_T is not shaped as
+            above.
 
     >>> from minidiff.zoo import load
     >>> sample_captions(load("captioned"), ["a red coat on a blue background"], n_steps=2).shape
@@ -114,6 +115,8 @@ def sample_captions(
     null = {name: values[0].to(device) for name, values in tokenizer([""]).items()}
     if x_T is None:
         x_T = noise_like(torch.empty(len(captions), *recipe.shape, device="cpu"), generator)
+    if x_T.shape != (len(captions), *recipe.shape):
+        raise ValueError(f"x_T must be {(len(captions), *recipe.shape)}, got {tuple(x_T.shape)}")
     pictures = []
     for start in range(0, len(captions), batch_size):
         noise = x_T[start : start + batch_size].to(device)
