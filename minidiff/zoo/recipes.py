@@ -420,36 +420,19 @@ class SpeechRecipe(DiffusionRecipe):
             n_tokens=self.n_tokens,
         )
 
-    @property
-    def null_context(self) -> dict[str, Tensor]:
-        """What stands for no voice and no text in particular."""
+    def data(self, device: torch.device) -> tuple[Tensor, Context]:
+        """Return the spectrograms of the training split, as bytes, their voices and texts."""
+        speech = load_speech("train")
+        text = {"frames": speech.frames} if self.timings else self.tokenizer()(speech.texts)
+        return speech.mels, {"labels": speech.voices, **text}
+
+    def null_context(self) -> Context:
+        """Return what stands for no voice and no text in particular."""
         voice = {"labels": torch.tensor(len(VOICES), device="cpu")}
         if self.timings:
             silence = torch.zeros(len(PHONEMES), N_FRAMES, dtype=torch.uint8, device="cpu")
             return voice | {"frames": silence}
         return voice | {name: values[0] for name, values in self.tokenizer()([""]).items()}
-
-    def train(self, model: nn.Module, ema: EMA, state_path: Path | None) -> Iterator[Progress]:
-        """Train the model on the training split."""
-        speech = load_speech("train")
-        text = {"frames": speech.frames} if self.timings else self.tokenizer()(speech.texts)
-        return train(
-            model,
-            speech.mels,
-            self.schedule(),
-            n_steps=self.n_steps,
-            batch_size=self.batch_size,
-            prediction_type=self.prediction_type,
-            context={"labels": speech.voices, **text},
-            null_context=self.null_context,
-            context_dropout=self.label_dropout,
-            learning_rate=self.learning_rate,
-            n_warmup=self.n_warmup,
-            ema=ema,
-            seed=self.seed,
-            state_path=state_path,
-            loss=self.loss,
-        )
 
     @property
     def loss(self) -> Callable[..., Tensor]:
@@ -479,22 +462,13 @@ class ChoraleRecipe(DiffusionRecipe):
             self.time_dim,
         )
 
-    def train(self, model: nn.Module, ema: EMA, state_path: Path | None) -> Iterator[Progress]:
-        """Train the model on all passages of the training split that begin on a beat."""
-        return train(
-            model,
-            torch.cat(passages(load_chorales("train"), hop=BEAT), dim=1),  # (N, 8, LENGTH) int64
-            self.schedule(),
-            n_steps=self.n_steps,
-            batch_size=self.batch_size,
-            prediction_type=self.prediction_type,
-            learning_rate=self.learning_rate,
-            n_warmup=self.n_warmup,
-            ema=ema,
-            seed=self.seed,
-            state_path=state_path,
-            loss=self.loss,
-        )
+    def data(self, device: torch.device) -> tuple[Tensor, Context]:
+        """Return all passages of the training split that begin on a beat, (N, 8, LENGTH) int64."""
+        return torch.cat(passages(load_chorales("train"), hop=BEAT), dim=1), {}
+
+    def null_context(self) -> None:
+        """Return None: it is told nothing."""
+        return
 
     @property
     def loss(self) -> Callable[..., Tensor]:

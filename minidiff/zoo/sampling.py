@@ -167,7 +167,7 @@ def sample_speech(
     if not isinstance(recipe, SpeechRecipe):
         raise ValueError(f"{recipe.name!r} does not speak")
     device = next(model.parameters()).device
-    null = {name: value.to(device) for name, value in recipe.null_context.items()}
+    null = {name: value.to(device) for name, value in recipe.null_context().items()}
     if x_T is None:
         shape = (len(next(iter(context.values()))), *recipe.shape)
         x_T = noise_like(torch.empty(shape, device="cpu"), generator)
