@@ -222,6 +222,8 @@ def draw_score(
 ) -> None:
     """Draw four voices (4, L) as a piano roll into axes, each note a bar in its voice's colour.
 
+    Of a grid of axes only those at the edges get labels.
+
     Args:
         ax: Where to draw.
         score: Pitches and onsets; a rest leaves a gap.
@@ -251,10 +253,13 @@ def draw_score(
         yticks=[36, 48, 60, 72],
         yticklabels=["C2", "C3", "C4", "C5"],
     )
+    ax.label_outer()
 
 
 def mp3(sound: Tensor, sample_rate: int = 16_000) -> bytes:
     """Compress a sound (n,), its loudest brought to 0.9, as MP3: about 4 KB a second.
+
+    Silence at its end is cut off: all but 0.1 seconds of what is 40 decibels below the loudest.
 
     >>> len(mp3(torch.zeros(16_000))) < 9_000
     True
@@ -263,6 +268,9 @@ def mp3(sound: Tensor, sample_rate: int = 16_000) -> bytes:
 
     wave = sound.detach().float().cpu()
     wave = 0.9 * wave / wave.abs().max().clamp(min=1e-3)
+    heard = (wave.abs() >= 0.009).nonzero()
+    if len(heard):
+        wave = wave[: int(heard[-1]) + sample_rate // 10]
     buffer = io.BytesIO()
     options = {"bitrate_mode": "VARIABLE", "compression_level": 0.7}
     soundfile.write(buffer, wave.numpy(), sample_rate, format="MP3", **options)
@@ -293,6 +301,8 @@ def play(sounds: dict[str, Tensor], sample_rate: int = 16_000) -> None:
 def draw_mel(ax: Axes, mel: Tensor, title: str = "") -> None:
     """Draw a mel spectrogram (bands, frames) in [-1, 1] into axes, low bands at the bottom.
 
+    Of a grid of axes only those at the edges get labels.
+
     >>> fig, ax = figure()
     >>> draw_mel(ax, torch.zeros(64, 128))
     >>> plt.close(fig)
@@ -301,7 +311,7 @@ def draw_mel(ax: Axes, mel: Tensor, title: str = "") -> None:
         mel.detach().float().cpu().numpy(),
         origin="lower",
         aspect="auto",
-        cmap="magma",
+        cmap=plt.get_cmap("magma", 16),  # steps of 4 decibels: half the bytes
         vmin=-1,
         vmax=1,
         interpolation="nearest",
@@ -309,3 +319,4 @@ def draw_mel(ax: Axes, mel: Tensor, title: str = "") -> None:
     ax.set_title(title)
     ax.grid(False)
     ax.set(xlabel="frame", ylabel="band")
+    ax.label_outer()

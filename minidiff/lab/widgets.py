@@ -1427,7 +1427,7 @@ def speech_explorer(
     def draw(step: int) -> tuple[Figure, str]:
         t, x, x_0 = steps[step - 1]
         text = heard[step - 1]
-        fig, axes = figure("What will be said?", 1, 2, (8.0, 2.8))
+        fig, axes = figure("What will be said?", 1, 2, (6.5, 2.2))
         draw_mel(axes[0], x[0], "after this step")
         draw_mel(axes[1], x_0[0], "the utterance that it is taken for")
         n_words = len(asked.split())
