@@ -91,6 +91,9 @@ class TextBlock(nn.Module):
         dim: Features of a word.
         n_heads: Number of heads, which divides dim.
 
+    Raises:
+        ValueError: If n_heads does not divide dim.
+
     >>> block, mask = TextBlock(8), torch.tensor([[True, True, False]])
     >>> block(torch.zeros(1, 3, 8), mask).shape
     torch.Size([1, 3, 8])
@@ -98,6 +101,8 @@ class TextBlock(nn.Module):
 
     def __init__(self, dim: int, n_heads: int = 4) -> None:
         super().__init__()
+        if n_heads < 1 or dim % n_heads:
+            raise ValueError(f"n_heads must divide dim = {dim}, got {n_heads}")
         self.n_heads = n_heads
         self.norm_1, self.norm_2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.to_qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
@@ -170,7 +175,7 @@ class TextUNet(UNet):
 
     The caption enters in two ways. As a whole: the start token, which has looked at all words, is
     added to the embedding of time, as a label was (Nichol et al. 2021, section 4.1). And word by
-    word: after each coarse block every place looks at the words (Rombach et al. 2022, section 3.3).
+    word: after text_levels every place looks at the words (Rombach et al. 2022, section 3.3).
 
     Args:
         n_words: Size of the vocabulary.
@@ -282,10 +287,19 @@ def attention_weights(
     Returns:
         (B, heads, L, N) with L places in all; sums to 1 over N.
 
+    Raises:
+        ValueError: If attention is self-attention, or context does not fit.
+
     >>> look, x = Attention(8, context_dim=5), torch.zeros(2, 8, 4, 4)
     >>> attention_weights(look, x, torch.zeros(2, 3, 5))[0, 0, 0]
     tensor([0.3333, 0.3333, 0.3333], grad_fn=<SelectBackward0>)
     """
+    if attention.context_dim is None:
+        raise ValueError("attention must be cross-attention, got one without a context")
+    if context.ndim != 3 or len(context) != len(x) or context.shape[2] != attention.context_dim:
+        raise ValueError(
+            f"context must be ({len(x)}, N, {attention.context_dim}), got {tuple(context.shape)}"
+        )
     h = attention.norm(x).flatten(2).transpose(1, 2)  # (B, dim, *space) -> (B, L, dim)
     q, k = (
         part.unflatten(2, (attention.n_heads, -1)).transpose(1, 2)  # (B, heads, L or N, d)
@@ -299,15 +313,17 @@ def attention_weights(
 
 
 @contextmanager
-def watch_attention(model: nn.Module) -> Iterator[list[Tensor]]:
+def watch_attention(model: nn.Module, size: Sequence[int] | None = None) -> Iterator[list[Tensor]]:
     """Note where a model looks, at each call of it (Tang et al. 2022, eq. 4-6).
 
     Args:
         model: Its cross-attentions are watched.
+        size: Height and width of the maps; those of x_t by default, smaller than the picture if
+            x_t are latents.
 
     Yields:
-        A list that grows by one entry a call, (B, N, H, W): how much each pixel looks at each word,
-        the mean over heads and layers, coarse ones enlarged. Each pixel's shares add up to 1.
+        A list that grows by one entry a call, (B, N, *space): how much each pixel, or frame, looks
+        at each word, the mean over heads and layers, coarse ones enlarged. Its shares add up to 1.
 
     Raises:
         ValueError: If model has no cross-attention.
@@ -328,8 +344,9 @@ def watch_attention(model: nn.Module) -> Iterator[list[Tensor]]:
         layers.append(weights.reshape(*weights.shape[:2], *args[0].shape[2:]))  # (B, N, h, w)
 
     def end(model: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        size = args[0].shape[2:]  # of x_t
-        maps = [F.interpolate(layer, size, mode="bilinear") for layer in layers]
+        shape = args[0].shape[2:] if size is None else tuple(size)
+        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(shape)]
+        maps = [F.interpolate(layer, shape, mode=mode) for layer in layers]
         seen.append(torch.stack(maps).mean(0))  # (B, N, H, W)
         layers.clear()
 

@@ -189,7 +189,8 @@ class CaptionWaves(nn.Module):
         angles = points @ self.frequencies.T.to(whole.dtype) + self.phases  # (F, H, W, n_waves)
         waves = angles.cos().permute(0, 3, 1, 2)  # (F, n_waves, H, W)
         strengths = 1 + self.strengths(whole)  # (B, n_waves)
-        return (strengths[:, None, :, None, None] * waves).flatten(0, 1)
+        out: Tensor = (strengths[:, None, :, None, None] * waves).flatten(0, 1)
+        return out
 
 
 class VideoUNet(TextUNet):

@@ -4,10 +4,11 @@ import re
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
+from helpers import gap, generator, normal, quick
 from minidiff.ddpm import Denoiser, sample_ddpm
 from minidiff.forward import cosine_schedule, linear_schedule
 from minidiff.guidance import guided
@@ -28,21 +29,6 @@ from minidiff.unet import Attention, UNet
 WORDS = ("a", "blue", "coat", "on", "red", "t-shirt")
 CAPTIONS = ["a red coat on blue", "a t-shirt", "", "a green coat"]
 N = 8  # tokens
-quick = settings(max_examples=30, deadline=None)
-
-
-def gap(a: Tensor, b: Tensor) -> float:
-    """max |a - b|, after asserting that nothing is broadcast."""
-    assert a.shape == b.shape
-    return (a - b).abs().max().item()
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, generator=generator(seed))
 
 
 def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -275,7 +261,7 @@ def test_it_trains_and_samples_with_the_functions_of_all_chapters():
     x_0 = torch.tensor([0.8, -0.8] * 8).view(16, 1, 1, 1).expand(16, 1, 4, 4)
     null = {name: values[0] for name, values in tokenizer([""]).items()}
     steps = train(
-        model, x_0, cosine_schedule(), n_steps=60, batch_size=16, prediction_type="v",
+        model, x_0, cosine_schedule(), n_steps=120, batch_size=16, prediction_type="v",
         context=tokenizer(captions), null_context=null, learning_rate=1e-2,
     )  # fmt: skip
     losses = [loss for _, loss in steps]
@@ -371,3 +357,14 @@ def test_a_model_without_cross_attention_is_refused():
     message = "model must have cross-attention, got one without"
     with pytest.raises(ValueError, match=message), watch_attention(UNet(channels=(8,))):
         pass
+
+
+def test_blocks_and_weights_refuse_what_does_not_fit():
+    with pytest.raises(ValueError, match="n_heads must divide dim = 8, got 3"):
+        TextBlock(8, n_heads=3)
+    x, words = torch.zeros(2, 8, 4, 4), torch.zeros(2, 3, 5)
+    with pytest.raises(ValueError, match="attention must be cross-attention"):
+        attention_weights(Attention(8), x, words)
+    message = re.escape("context must be (2, N, 5), got (1, 3, 5)")
+    with pytest.raises(ValueError, match=message):
+        attention_weights(Attention(8, context_dim=5), x, words[:1])

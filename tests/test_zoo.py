@@ -13,7 +13,20 @@ import torch
 from torch import Tensor
 
 from minidiff import training
-from minidiff.data import Captioned, DataNotFound, describe, draw_scenes, load_fashion, paint
+from minidiff.data import (
+    PHONEMES,
+    WORDS,
+    Captioned,
+    Chorale,
+    DataNotFound,
+    Score,
+    Speech,
+    describe,
+    draw_scenes,
+    from_roll,
+    load_fashion,
+    paint,
+)
 from minidiff.ddim import sample_dpm_solver
 from minidiff.ddpm import Denoiser, sample_ddpm
 from minidiff.evaluation import frechet_distance
@@ -25,12 +38,15 @@ from minidiff.zoo import (
     RECIPES,
     WEIGHTS,
     CaptionRecipe,
+    ChoraleRecipe,
     ClipRecipe,
     DiffusionRecipe,
     HybridRecipe,
     Judge,
     JudgeRecipe,
+    ListenerRecipe,
     Pretrained,
+    SpeechRecipe,
     SuperResolutionRecipe,
     judge_images,
     load,
@@ -111,7 +127,15 @@ def test_a_weight_file_says_how_it_was_made(name: str) -> None:
     assert json.loads(metadata["recipe"]) == json.loads(json.dumps(asdict(recipe)))
     assert metadata["steps"] == str(recipe.n_steps)
     assert metadata["seed"] == str(recipe.seed)
-    assert metadata["data"] == "Fashion-MNIST, training split"
+    speaks = name in ("speech", "speech-attention", "listener")
+    spoken, fashion = (
+        "digits spoken by espeak-ng, training strings",
+        "Fashion-MNIST, training split",
+    )
+    expected = spoken if speaks else fashion
+    if name == "chorales":
+        expected = "Bach's chorales as music21 ships them, training split"
+    assert metadata["data"] == expected
     assert metadata["license"] == "MIT"
     assert metadata["torch"]
     floating = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
@@ -234,6 +258,8 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("fashion-vae", "fashion-latent"):  # the latter trains on the shipped one's latents
         short = replace(RECIPES[name], n_steps=3, batch_size=4)
         monkeypatch.setitem(RECIPES, name, short)
+    two_stages = replace(recipes.CAPTIONED_VAE, n_steps=2, n_decoder_steps=1, batch_size=4)
+    monkeypatch.setitem(RECIPES, "captioned-vae", two_stages)
     larger = RECIPES["super-resolution"]
     assert isinstance(larger, SuperResolutionRecipe)
     larger = replace(larger, n_steps=3, batch_size=4, channels=(8, 16))
@@ -257,6 +283,31 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RECIPES, "clips", small_mover)
     data = normal(300, 1, 28, 28).float().clamp(-1, 1), torch.arange(300) % 10
     monkeypatch.setattr(recipes, "load_fashion", lambda split: data)
+    for name in ("speech", "speech-attention"):
+        speaker = RECIPES[name]
+        assert isinstance(speaker, SpeechRecipe)
+        speaker = replace(
+            speaker, n_steps=3, batch_size=4, channels=(8, 16), text_levels=(), text_dim=8
+        )
+        monkeypatch.setitem(RECIPES, name, speaker)
+    listener = RECIPES["listener"]
+    assert isinstance(listener, ListenerRecipe)
+    monkeypatch.setitem(RECIPES, "listener", replace(listener, n_steps=3, batch_size=4, width=8))
+    texts = [WORDS[i % 10] for i in range(60)]
+    spoken = Speech(
+        torch.randint(256, (60, 64, 128), generator=seeded()).to(torch.uint8),
+        torch.eye(len(PHONEMES), dtype=torch.uint8)[:, [0] * 128].expand(60, -1, -1),
+        torch.arange(60) % 6,
+        texts,
+    )
+    monkeypatch.setattr(recipes, "load_speech", lambda split: spoken)
+    composer = RECIPES["chorales"]
+    assert isinstance(composer, ChoraleRecipe)
+    composer = replace(composer, n_steps=3, batch_size=4, channels=(8, 16))
+    monkeypatch.setitem(RECIPES, "chorales", composer)
+    steps = torch.randint(5, (4, 160), generator=seeded())
+    sung = Score(torch.tensor([[67], [62], [57], [48]]) + steps, steps > 2)
+    monkeypatch.setattr(recipes, "load_chorales", lambda split: [Chorale("a", 0, sung)])
     minutes = itertools.count(step=100.0)
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=minutes.__next__))
 
@@ -356,6 +407,34 @@ def test_the_denoiser_knows_what_the_model_was_trained_for(untrained: Pretrained
     assert (denoise.context, denoise.clip) == (labels, None)
 
 
+def test_labels_make_no_music() -> None:
+    recipe = RECIPES["chorales"]
+    assert isinstance(recipe, ChoraleRecipe)
+    model = replace(recipe, channels=(8,)).model()
+    with pytest.raises(ValueError, match="'chorales' draws music; labels make none"):
+        sample(Pretrained(model, recipe, {}), torch.tensor([0]))
+
+
+def test_scores_train_as_their_rolls_do_half_of_them_as_they_were_written() -> None:
+    seen = []
+
+    def model(x_t: Tensor, t: Tensor, context: object = None) -> Tensor:
+        seen.append(x_t)
+        return torch.zeros_like(x_t)
+
+    recipe = RECIPES["chorales"]
+    assert isinstance(recipe, ChoraleRecipe)
+    pitches = torch.tensor([69, 64, 60, 50])[None, :, None].expand(400, 4, 8)
+    score = torch.cat([pitches, torch.ones_like(pitches)], 1)
+    t = torch.zeros(400, dtype=torch.int64)  # hardly any noise
+    recipe.loss(model, score, t, recipe.schedule(), None, None, seeded(), "x_0")
+    heard = from_roll(seen[0]).pitches[..., 0] - pitches[..., 0]  # (400, 4) semitones
+    assert (heard == heard[:, :1]).all()  # all voices together
+    assert set(heard[:, 0].tolist()) == set(range(-6, 7))
+    unmoved = (heard[:, 0] == 0).double().mean().item()
+    assert unmoved == pytest.approx(0.5 + 0.5 / 13, abs=4 * 0.025)
+
+
 def test_a_judge_draws_nothing(file: Path) -> None:
     with pytest.raises(ValueError, match="'judge' is no diffusion model"):
         sample(load("judge", path=file), torch.tensor([0]))
@@ -404,7 +483,8 @@ def reader() -> Pretrained:
     model = recipe.model().eval().requires_grad_(False)
     for i, parameter in enumerate(model.parameters()):
         parameter += 0.1 * normal(*parameter.shape, seed=i)
-    return Pretrained(model, recipe, {})
+    autoencoder = recipes.CAPTIONED_VAE.model().eval().requires_grad_(False)
+    return Pretrained(model, recipe, {}, autoencoder)
 
 
 def test_captions_are_drawn_as_they_are_by_hand(reader: Pretrained) -> None:
@@ -415,12 +495,13 @@ def test_captions_are_drawn_as_they_are_by_hand(reader: Pretrained) -> None:
     assert isinstance(reader.recipe, CaptionRecipe)
     tokenizer = reader.recipe.tokenizer()
     null = {name: values[0] for name, values in tokenizer([""]).items()}
-    x_T = torch.randn(3, 3, 32, 32, generator=seeded(1))
+    x_T = torch.randn(3, 8, 8, 8, generator=seeded(1))
     for part in (slice(0, 2), slice(2, 3)):
         strong = guided(reader.model, tokenizer(captions[part]), null, 2.0)
-        denoise = Denoiser(strong, reader.schedule, "v")
+        denoise = Denoiser(strong, reader.schedule, "v", clip=None)
         with training.autocast(torch.device("cpu")):
-            expected = sample_dpm_solver(denoise, x_T[part].shape, 2, x_T=x_T[part])
+            z = sample_dpm_solver(denoise, x_T[part].shape, 2, x_T=x_T[part])
+            expected = reader.autoencoder.to_images(z).clamp(-1, 1)
         assert torch.equal(x[part], expected)
     again = sample_captions(reader, captions, 2, 2.0, x_T=x_T, batch_size=2)
     assert torch.equal(again, x)
@@ -435,21 +516,28 @@ def test_labels_and_captions_are_not_taken_for_each_other(
         sample_captions(untrained, ["a red coat"])
     with pytest.raises(ValueError, match="a caption must have at most 19 words, got 20"):
         sample_captions(reader, ["a " * 20])
+    with pytest.raises(ValueError, match=r"x_T must be \(1, 8, 8, 8\), got \(2, 8, 8, 8\)"):
+        sample_captions(reader, ["a red coat"], x_T=torch.zeros(2, 8, 8, 8))
 
 
-def test_bytes_train_as_numbers_do(reader: Pretrained) -> None:
-    scenes = draw_scenes(torch.arange(4), seeded())
-    pictures = paint(normal(4, 1, 28, 28).float().clamp(-1, 1), scenes)
+def test_plain_attention_trains_as_fused_attention_does(reader: Pretrained) -> None:
+    z, scenes = normal(4, 8, 8, 8).float(), draw_scenes(torch.arange(4), seeded())
     assert isinstance(reader.recipe, CaptionRecipe)
     context = reader.recipe.tokenizer()(describe(scenes, seeded()))
     t, schedule = torch.tensor([0, 100, 500, 999]), reader.schedule
     args = (t, schedule, context, None)
-    by_bytes = reader.recipe.loss(
-        reader.model, pictures, *args, generator=seeded(), prediction_type="v"
-    )
-    clean = pictures.float() / 127.5 - 1
-    plain = train_step(reader.model, clean, *args, generator=seeded(), prediction_type="v")
-    assert abs(by_bytes - plain) < 1e-5
+    plain = reader.recipe.loss(reader.model, z, *args, generator=seeded(), prediction_type="v")
+    fused = train_step(reader.model, z, *args, generator=seeded(), prediction_type="v")
+    assert abs(plain - fused) < 1e-5
+
+
+def test_bytes_are_encoded_as_numbers_are() -> None:
+    model = recipes.CAPTIONED_VAE.model().eval()
+    pictures = torch.arange(2 * 3 * 32 * 32).view(2, 3, 32, 32).to(torch.uint8)
+    x = pictures.float() / 127.5 - 1
+    assert (
+        recipes.encode_all(model, pictures, 1) - recipes.encode_all(model, x)
+    ).abs().max() < 0.05
 
 
 # --- the judge's training -------------------------------------------------------------------------

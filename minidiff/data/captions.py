@@ -235,7 +235,7 @@ def read_pictures(pictures: Tensor, scenes: Tensor) -> Reading:
 
     The ground is the median of the outermost pixels, the garment's colour the mean of the 8 pixels
     that are farthest from it; each is named after the nearest of COLOURS. The photograph is cut
-    out where and as large as the scene says: a garment in another place is not recognised.
+    out where and as large as the scene says: a small garment in another place is cut apart.
 
     Args:
         pictures: (N, 3, 32, 32), uint8 or in [-1, 1].

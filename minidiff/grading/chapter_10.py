@@ -29,20 +29,26 @@ WORDS = (
 
 
 def _a_caption(draw: Draw) -> Inputs:
-    """Known words, one of them twice and one in capitals, and a word that is not known."""
+    """Known words, one of them twice and one in capitals, and a word that is not known.
+
+    Two of them have two spaces between them; the last caption is empty.
+    """
     n_words = draw.integer(8, len(WORDS))
     order = torch.empty(len(WORDS), dtype=torch.float64).uniform_(generator=draw.generator)
     known = [WORDS[i] for i in order.argsort().tolist()[:n_words]]
     first, second, third = known[0], known[1], known[2]
     unknown = draw.choice(("mauve", "velvet", "zebra"))
     said = [first, unknown, second.upper(), third.capitalize(), first, draw.choice(known)]
+    if draw.case == 4:
+        said = []
     room = 0 if draw.case == 3 else draw.integer(2, 6)  # the last row is full
     vocabulary = ["<pad>", "<start>", "<unknown>", *known]
     n_tokens = 1 + len(said) + room
-    return {"caption": " ".join(said), "vocabulary": vocabulary, "n_tokens": n_tokens}
+    caption = " ".join(said).replace(" ", "  ", 1)
+    return {"caption": caption, "vocabulary": vocabulary, "n_tokens": n_tokens}
 
 
-@task(points=1, inputs=_a_caption, package=[text.Tokenizer])
+@task(points=1, inputs=_a_caption, package=[text.Tokenizer], n_cases=5)
 def tokenize(caption: str, vocabulary: list[str], n_tokens: int) -> Tensor:
     """Tokens of a caption, (n_tokens,) int64: start, words, padding."""
     words = caption.lower().split()
@@ -77,7 +83,7 @@ def capitals_kept(caption: str, vocabulary: list[str], n_tokens: int) -> Tensor:
 @tokenize.misconception
 def unknown_words_dropped(caption: str, vocabulary: list[str], n_tokens: int) -> Tensor:
     """Unknown words are left out, and what follows moves up. Each has the token 2, so that the
-    model knows that something was said there.
+    model knows that something was said there and the other words keep their positions.
     """
     words = [word for word in caption.lower().split() if word in vocabulary]
     return _padded([1, *_numbers(words, vocabulary)], n_tokens)
@@ -111,6 +117,24 @@ def padded_after_the_start(caption: str, vocabulary: list[str], n_tokens: int) -
     """
     row = _numbers(caption.lower().split(), vocabulary)
     return torch.tensor([1, *row, *[0] * (n_tokens - len(row))])
+
+
+@tokenize.misconception
+def padded_by_n_tokens(caption: str, vocabulary: list[str], n_tokens: int) -> Tensor:
+    """The row got n_tokens entries of padding on top of its words. Fill up to n_tokens entries in
+    all: how many are missing?
+    """
+    row = [1, *_numbers(caption.lower().split(), vocabulary)]
+    return torch.tensor(row + [0] * n_tokens)
+
+
+@tokenize.misconception
+def an_empty_word(caption: str, vocabulary: list[str], n_tokens: int) -> Tensor:
+    """Between two spaces stands an unknown word here, and the empty caption has one, too:
+    split(" ") cuts at each single space. split() without an argument finds the words.
+    """
+    row = [1, *_numbers(caption.lower().split(" "), vocabulary)]
+    return torch.tensor(row + [0] * (n_tokens - len(row)))
 
 
 @tokenize.misconception
@@ -155,6 +179,15 @@ def counted_without_the_first_three(caption: str, vocabulary: list[str], n_token
     """
     numbers = _numbers(caption.lower().split(), vocabulary)
     return _padded([1, *(n - 3 if n >= 3 else n for n in numbers)], n_tokens)
+
+
+@tokenize.misconception
+def counted_three_too_far(caption: str, vocabulary: list[str], n_tokens: int) -> Tensor:
+    """Known words are counted three too far. The vocabulary holds the three special tokens already:
+    a word's token is its index as it is.
+    """
+    numbers = _numbers(caption.lower().split(), vocabulary)
+    return _padded([1, *(n + 3 if n >= 3 else n for n in numbers)], n_tokens)
 
 
 @tokenize.misconception
@@ -280,6 +313,38 @@ def root_of_the_words(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
     q.shape[2].
     """
     return _masked(q @ k.mT / k.shape[1] ** 0.5, mask).softmax(dim=2)
+
+
+@masked_weights.misconception
+def root_of_the_places(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+    """The root is that of the number of places. What a logit sums over are features: the last
+    dimension of q.
+    """
+    return _masked(q @ k.mT / q.shape[1] ** 0.5, mask).softmax(dim=2)
+
+
+@masked_weights.misconception
+def minus_one_for_infinity(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+    """The logits of the padding are -1, and exp(-1) = 0.37 is still a share. Only -inf becomes a
+    weight of 0.
+    """
+    return _logits(q, k).masked_fill(~mask[:, None, :], -1.0).softmax(dim=2)
+
+
+@masked_weights.misconception
+def mask_without_places(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+    """The mask is (B, N) and the logits are (B, L, N): shapes are matched from the last dimension,
+    so B meets L. Give the mask a dimension of size 1 for the places.
+    """
+    return _logits(q, k).masked_fill(~mask, -torch.inf).softmax(dim=2)
+
+
+@masked_weights.misconception
+def zero_times_infinity(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+    """The mask was multiplied by -inf, and where it is 0 that gives NaN: 0 times infinity is no
+    number. Choose with masked_fill or torch.where instead.
+    """
+    return (_logits(q, k) + ~mask[:, None, :] * -torch.inf).softmax(dim=2)
 
 
 @masked_weights.misconception
@@ -454,6 +519,53 @@ def moved_neither_there_nor_back(
 
 
 @look_at_words.misconception
+def places_column_by_column(
+    x: Tensor, words: Tensor, mask: Tensor, to_q: Tensor, to_kv: Tensor, to_out: Tensor
+) -> Tensor:
+    """The places were read column by column and written back row by row. Both ways need the same
+    order, that of flatten(2): rows.
+    """
+    h = x.mT.flatten(2).mT
+    q, (k, v) = h @ to_q, (words @ to_kv).chunk(2, dim=2)
+    weights = _masked(q @ k.mT / q.shape[2] ** 0.5, mask).softmax(2)
+    return x + _gather(weights, v, to_out, x)
+
+
+@look_at_words.misconception
+def written_column_by_column(
+    x: Tensor, words: Tensor, mask: Tensor, to_q: Tensor, to_kv: Tensor, to_out: Tensor
+) -> Tensor:
+    """The places were read row by row, as flatten(2) does, and what they gathered was written
+    column by column. The last two sizes are height, then width, on the way back, too.
+    """
+    logits, v, _ = _look(x, words, mask, to_q, to_kv, to_out)
+    gathered = (_masked(logits, mask).softmax(2) @ v @ to_out).mT
+    return x + gathered.reshape(*x.mT.shape).mT
+
+
+@look_at_words.misconception
+def query_added(
+    x: Tensor, words: Tensor, mask: Tensor, to_q: Tensor, to_kv: Tensor, to_out: Tensor
+) -> Tensor:
+    """The query was added to what its place gathered. Only x is added, and after to_out."""
+    logits, v, h = _look(x, words, mask, to_q, to_kv, to_out)
+    gathered = _masked(logits, mask).softmax(2) @ v + h @ to_q
+    return x + (gathered @ to_out).mT.reshape(x.shape)
+
+
+@look_at_words.misconception
+def words_cut_in_two(
+    x: Tensor, words: Tensor, mask: Tensor, to_q: Tensor, to_kv: Tensor, to_out: Tensor
+) -> Tensor:
+    """The words were cut in two, one half for the keys and the other for the values. Each word has
+    both: cut the features, the last dimension of words @ to_kv.
+    """
+    q, (k, v) = x.flatten(2).mT @ to_q, (words @ to_kv).chunk(2, dim=1)
+    weights = _masked(q @ k.mT / q.shape[2] ** 0.5, mask).softmax(2)
+    return x + _gather(weights, v, to_out, x)
+
+
+@look_at_words.misconception
 def keys_and_values_exchanged(
     x: Tensor, words: Tensor, mask: Tensor, to_q: Tensor, to_kv: Tensor, to_out: Tensor
 ) -> Tensor:
@@ -528,6 +640,17 @@ def places_share_a_word(
     logits, v, _ = _look(x, words, mask, to_q, to_kv, to_out)
     weights = logits.softmax(1).masked_fill(~mask[:, None, :], 0.0)
     return x + _gather(weights, v, to_out, x)
+
+
+@look_at_words.misconception
+def nothing_but_nan(
+    x: Tensor, words: Tensor, mask: Tensor, to_q: Tensor, to_kv: Tensor, to_out: Tensor
+) -> Tensor:
+    """All is NaN. Over which dimension does the softmax run? Over the places a masked word is -inf
+    throughout, which gives 0 divided by 0; and -inf times 0 is NaN as well.
+    """
+    logits, v, _ = _look(x, words, mask, to_q, to_kv, to_out)
+    return x + _gather(_masked(logits, mask).softmax(1), v, to_out, x)
 
 
 @look_at_words.misconception
@@ -795,8 +918,8 @@ def zeros_with_the_captions_mask(
 def captions_and_empty_exchanged(
     model: Model, x_t: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, scale: float
 ) -> Tensor:
-    """The halves are exchanged: what comes first in the batch comes first in the answer. As it is,
-    guidance leads away from the caption.
+    """Guidance leads away from the caption here. Are the halves exchanged (what comes first in the
+    batch comes first in the answer), or is it the formula that begins at the wrong one of the two?
     """
     cond, uncond = _read_both(model, x_t, t, tokens, mask, _empty(tokens))
     return _combine(uncond, cond, scale)
@@ -872,6 +995,45 @@ def pictures_repeated_one_by_one(
 
 
 @guided_by_captions.misconception
+def every_second_answer(
+    model: Model, x_t: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, scale: float
+) -> Tensor:
+    """x_t, t and the answers are taken alternately, told and not told, but the captions come half
+    by half (cat). Either all of them alternate or none.
+    """
+    null = _empty(tokens)
+    both = {"tokens": torch.cat([tokens, null[0]]), "tokens_mask": torch.cat([mask, null[1]])}
+    output = model(x_t.repeat_interleave(2, 0), t.repeat_interleave(2), both)
+    return _combine(output[::2], output[1::2], scale)
+
+
+@guided_by_captions.misconception
+def a_single_empty_caption(
+    model: Model, x_t: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, scale: float
+) -> Tensor:
+    """There is one empty caption for the whole batch. Each item needs its own row: B captions and B
+    empty ones.
+    """
+    null = _empty(tokens[:1])
+    both = {"tokens": torch.cat([tokens, null[0]]), "tokens_mask": torch.cat([mask, null[1]])}
+    output: Tensor = model(torch.cat([x_t, x_t]), torch.cat([t, t]), both)
+    return output
+
+
+@guided_by_captions.misconception
+def mask_of_numbers(
+    model: Model, x_t: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, scale: float
+) -> Tensor:
+    """The mask of the empty captions holds numbers, and with it the whole mask does. A mask is
+    bool: compare, as in nothing != 0.
+    """
+    null = _empty(tokens)[0]
+    both = {"tokens": torch.cat([tokens, null]), "tokens_mask": torch.cat([mask, null])}
+    output: Tensor = model(torch.cat([x_t, x_t]), torch.cat([t, t]), both)
+    return output
+
+
+@guided_by_captions.misconception
 def caption_for_none(
     model: Model, x_t: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, scale: float
 ) -> Tensor:
@@ -907,13 +1069,13 @@ def channels_cut_in_two(
 
 
 def _layers(draw: Draw) -> Inputs:
-    """Attention weights of some layers, each on a square of its own; sizes differ."""
+    """Attention weights of some layers, each on a square of its own; sizes and heads differ."""
     n_items, n_heads, n_words = draw.integer(2, 4), draw.integer(2, 5), draw.integer(5, 8)
     dtype, size = draw.dtype(), 8
     sides = [4, 8, 2] if draw.case % 2 else [2, 4, 4]
     layers = [
-        (3 * draw.normal(n_items, n_heads, side**2, n_words, dtype=dtype)).softmax(3)
-        for side in sides
+        (3 * draw.normal(n_items, n_heads + extra, side**2, n_words, dtype=dtype)).softmax(3)
+        for extra, side in enumerate(sides)
     ]
     return {"layers": layers, "size": size}
 
@@ -1064,6 +1226,73 @@ def divided_by_the_mean(layers: list[Tensor], size: int) -> Tensor:
     """
     maps = _mean_of([_enlarge(_by_word(weights.mean(1)), size) for weights in layers])
     return maps / maps.mean((2, 3), keepdim=True)
+
+
+@maps_by_word.misconception
+def each_layer_divided_by_its_mean(layers: list[Tensor], size: int) -> Tensor:
+    """The map of each layer is divided by its mean. That helps to compare words; what is asked for
+    are the shares themselves, which add up to 1 over the words.
+    """
+    maps = [_enlarge(_by_word(weights.mean(1)), size) for weights in layers]
+    return _mean_of([m / m.mean((2, 3), keepdim=True) for m in maps])
+
+
+@maps_by_word.misconception
+def shared_out_in_the_block(layers: list[Tensor], size: int) -> Tensor:
+    """The share of a place is divided among the pixels of its block, so that the shares of a pixel
+    no longer add up to 1. Each pixel has the share of its place, whole.
+    """
+    return _mean_of(
+        [
+            _enlarge(_by_word(weights.mean(1)), size) * weights.shape[2] / size**2
+            for weights in layers
+        ]
+    )
+
+
+@maps_by_word.misconception
+def heads_of_all_layers(layers: list[Tensor], size: int) -> Tensor:
+    """A layer with many heads counts for more than one with few. First the mean over the heads of
+    each layer, then the mean over the layers.
+    """
+    maps = [_enlarge(_by_word(weights.mean(1)), size) * weights.shape[1] for weights in layers]
+    return torch.stack(maps).sum(0) / sum(weights.shape[1] for weights in layers)
+
+
+@maps_by_word.misconception
+def pictures_averaged(layers: list[Tensor], size: int) -> Tensor:
+    """The mean runs over the pictures, the first dimension of (B, heads, L, N). It is to run over
+    the heads, the second.
+    """
+    maps = [_enlarge(_by_word(weights.mean(0)), size) for weights in layers]
+    return sum(maps[1:], maps[0]) / len(maps)
+
+
+@maps_by_word.misconception
+def pictures_averaged_last(layers: list[Tensor], size: int) -> Tensor:
+    """The last mean runs over the pictures, and the layers are still there. Of (layers, B, N, size,
+    size) the layers are the first dimension.
+    """
+    return torch.stack([_enlarge(_by_word(weights.mean(1)), size) for weights in layers]).mean(1)
+
+
+@maps_by_word.misconception
+def enlarged_like_the_first(layers: list[Tensor], size: int) -> Tensor:
+    """Each layer is enlarged by the factor of the first. Layers have sides of their own: work out
+    the factor inside the loop.
+    """
+    factor = size // round(layers[0].shape[2] ** 0.5)
+    maps = [_by_word(w.mean(1)).repeat_interleave(factor, 2) for w in layers]
+    maps = [m.repeat_interleave(factor, 3) for m in maps]
+    return sum(maps[1:], maps[0]) / len(maps)
+
+
+@maps_by_word.misconception
+def places_stacked(layers: list[Tensor], size: int) -> Tensor:
+    """Layers with different numbers of places cannot be stacked. Make each a map and enlarge it to
+    (size, size) first.
+    """
+    return torch.stack([weights.mean(1) for weights in layers]).mean(0)
 
 
 @maps_by_word.misconception

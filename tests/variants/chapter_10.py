@@ -20,7 +20,7 @@ def with_a_dictionary(caption, vocabulary, n_tokens):
 
 def as_a_list(caption, vocabulary, n_tokens):
     row = [1]
-    for word in caption.split(" "):
+    for word in filter(None, caption.split(" ")):
         try:
             row.append(vocabulary.index(word.lower()))
         except ValueError:

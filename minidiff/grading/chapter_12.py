@@ -1,0 +1,596 @@
+"""Checks of chapter 12, audio: `from minidiff.grading import chapter_12 as check`.
+
+Spectrograms are (frequencies, frames). Complex numbers come as their real and imaginary parts,
+along a last axis of two.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from minidiff import audio
+from minidiff.grading.check import Inputs, task
+from minidiff.grading.draw import Draw
+
+PACKAGE = [
+    audio.hz_to_mel,
+    audio.mel_to_hz,
+    audio.mel_filters,
+    audio.griffin_lim,
+    audio.frames_of,
+    audio.word_errors,
+]
+
+
+# --- 1: equal steps to the ear -------------------------------------------------------------------
+
+
+def _frequencies(draw: Draw) -> Inputs:
+    hz = draw.uniform(20.0, 8000.0, draw.integer(4, 9), dtype=draw.dtype())
+    hz[0] = 0.0
+    return {"hz": hz}
+
+
+@task(points=1, inputs=_frequencies, package=PACKAGE)
+def to_mel(hz: Tensor) -> Tensor:
+    """Frequencies in mel: 2595 log10(1 + f / 700)."""
+    return 2595 * torch.log10(1 + hz / 700)
+
+
+@to_mel.misconception
+def natural_logarithm(hz: Tensor) -> Tensor:
+    """torch.log is the natural logarithm; with the factor 2595 it must be the one to base 10."""
+    return 2595 * torch.log(1 + hz / 700)
+
+
+@to_mel.misconception
+def base_two(hz: Tensor) -> Tensor:
+    """This is the logarithm to base 2. With the factor 2595 it must be the one to base 10."""
+    return 2595 * torch.log2(1 + hz / 700)
+
+
+@to_mel.misconception
+def factor_of_the_other_base(hz: Tensor) -> Tensor:
+    """1127 is the factor of the natural logarithm, and goes with torch.log. Mixed with log10 the
+    scale is 2.3 times too short.
+    """
+    return 1127 * torch.log10(1 + hz / 700)
+
+
+@to_mel.misconception
+def one_left_out(hz: Tensor) -> Tensor:
+    """Without the 1 inside the logarithm, 0 Hz lies at minus infinity. The 1 puts it at 0."""
+    return 2595 * torch.log10(hz / 700)
+
+
+@to_mel.misconception
+def one_outside(hz: Tensor) -> Tensor:
+    """The 1 stands outside the logarithm. It belongs to what the logarithm is taken of."""
+    return 2595 * (1 + torch.log10(hz / 700))
+
+
+@to_mel.misconception
+def factor_left_out(hz: Tensor) -> Tensor:
+    """The factor 2595 is missing. With it, 1000 Hz are 1000 mel, nearly."""
+    return torch.log10(1 + hz / 700)
+
+
+@to_mel.misconception
+def corner_left_out(hz: Tensor) -> Tensor:
+    """The frequency is not divided by 700 Hz, where the scale bends from straight to logarithmic.
+    So it bends at 1 Hz.
+    """
+    return 2595 * torch.log10(1 + hz)
+
+
+@to_mel.misconception
+def in_kilohertz(hz: Tensor) -> Tensor:
+    """This divides by 1000 as well: the 700 is in Hz already."""
+    return 2595 * torch.log10(1 + hz / 1000 / 700)
+
+
+@to_mel.misconception
+def wrong_way(hz: Tensor) -> Tensor:
+    """That is the way back, from mel to Hz."""
+    return 700 * (10 ** (hz / 2595) - 1)
+
+
+@to_mel.misconception
+def corner_at_1000(hz: Tensor) -> Tensor:
+    """The scale bends at 1000 Hz here. There is such a formula, with another factor; with 2595 the
+    corner is at 700.
+    """
+    return 2595 * torch.log10(1 + hz / 1000)
+
+
+# --- 2: triangles --------------------------------------------------------------------------------
+
+
+def _corners(draw: Draw) -> Inputs:
+    n_bands = draw.integer(3, 7)
+    steps = draw.uniform(0.6, 1.4, n_bands + 2).cumsum(0) ** 1.3
+    corners = 0.1 * steps  # kHz, ever farther apart
+    hz = torch.arange(draw.integer(40, 60), dtype=torch.float64) * (corners[-1] * 1.1 / 40)
+    dtype = draw.dtype()
+    return {"hz": hz.to(dtype), "corners": corners.to(dtype)}
+
+
+@task(points=2, inputs=_corners, roundings=256.0, package=PACKAGE)
+def triangles(hz: Tensor, corners: Tensor) -> Tensor:
+    """Triangle i rises from corners[i] to corners[i + 1], falls to corners[i + 2], (bands, F)."""
+    left, top, right = (corners[i : len(corners) - 2 + i, None] for i in range(3))
+    rise, fall = (hz - left) / (top - left), (right - hz) / (right - top)
+    return torch.minimum(rise, fall).clamp(min=0)
+
+
+def _parts(hz: Tensor, corners: Tensor) -> tuple[Tensor, ...]:
+    left, top, right = corners[:-2, None], corners[1:-1, None], corners[2:, None]
+    return left, top, right, (hz - left) / (top - left), (right - hz) / (right - top)
+
+
+@triangles.misconception
+def not_cut_off(hz: Tensor, corners: Tensor) -> Tensor:
+    """Outside its corners a triangle goes on below zero. There it must be 0."""
+    *_, rise, fall = _parts(hz, corners)
+    return torch.minimum(rise, fall)
+
+
+@triangles.misconception
+def larger_of_both(hz: Tensor, corners: Tensor) -> Tensor:
+    """Of the rising and the falling line the larger one is taken. Under both of them lies the
+    triangle: take the smaller.
+    """
+    *_, rise, fall = _parts(hz, corners)
+    return torch.maximum(rise, fall).clamp(min=0)
+
+
+@triangles.misconception
+def only_rising(hz: Tensor, corners: Tensor) -> Tensor:
+    """Each triangle rises, and never falls again."""
+    return _parts(hz, corners)[3].clamp(0, 1)
+
+
+@triangles.misconception
+def only_falling(hz: Tensor, corners: Tensor) -> Tensor:
+    """Each triangle falls, but there is no rising side."""
+    return _parts(hz, corners)[4].clamp(0, 1)
+
+
+@triangles.misconception
+def boxes(hz: Tensor, corners: Tensor) -> Tensor:
+    """These are boxes: 1 anywhere between the outer corners. A triangle is 1 at its top alone."""
+    left, _, right, *_ = _parts(hz, corners)
+    return ((hz > left) & (hz < right)).to(hz.dtype)
+
+
+@triangles.misconception
+def same_width_on_both_sides(hz: Tensor, corners: Tensor) -> Tensor:
+    """Both sides are as steep as the left one. The corners are not equally far apart: the right
+    side is divided by right - top.
+    """
+    left, top, right, rise, _ = _parts(hz, corners)
+    return torch.minimum(rise, (right - hz) / (top - left)).clamp(min=0)
+
+
+@triangles.misconception
+def equal_area(hz: Tensor, corners: Tensor) -> Tensor:
+    """Each triangle is divided by its width, so that all have one area. That is another convention;
+    here the top is 1.
+    """
+    left, _, right, rise, fall = _parts(hz, corners)
+    return torch.minimum(rise, fall).clamp(min=0) * 2 / (right - left)
+
+
+@triangles.misconception
+def without_overlap(hz: Tensor, corners: Tensor) -> Tensor:
+    """The triangles stand side by side, two corners apart. They are to overlap: triangle i begins
+    at corners[i], one corner farther than the one before.
+    """
+    left, top, right = corners[:-2:2, None], corners[1:-1:2, None], corners[2::2, None]
+    rise, fall = (hz - left) / (top - left), (right - hz) / (right - top)
+    return torch.minimum(rise, fall).clamp(min=0)
+
+
+@triangles.misconception
+def axes_exchanged(hz: Tensor, corners: Tensor) -> Tensor:
+    """Bands and frequencies are exchanged: a row for each band, a column for each frequency."""
+    *_, rise, fall = _parts(hz, corners)
+    return torch.minimum(rise, fall).clamp(min=0).T
+
+
+@triangles.misconception
+def bands_of_ones(hz: Tensor, corners: Tensor) -> Tensor:
+    """Each band is divided by its sum over frequencies. Then it is a mean of the spectrum; the
+    bands here are sums, and a triangle's top is 1.
+    """
+    *_, rise, fall = _parts(hz, corners)
+    weights = torch.minimum(rise, fall).clamp(min=0)
+    return weights / weights.sum(1, keepdim=True).clamp(min=1e-9)
+
+
+# --- 3: one step of Griffin and Lim --------------------------------------------------------------
+
+
+def _spectra(draw: Draw) -> Inputs:
+    shape, dtype = (draw.integer(3, 6), draw.integer(4, 8)), draw.dtype()
+    return {
+        "magnitude": draw.uniform(0.2, 3.0, *shape, dtype=dtype),
+        "now": draw.normal(*shape, 2, dtype=dtype),
+        "before": draw.normal(*shape, 2, dtype=dtype),
+        "momentum": float(draw.uniform(0.3, 0.9, 1)),
+    }
+
+
+def _length(z: Tensor) -> Tensor:
+    return z.square().sum(-1, keepdim=True).sqrt()
+
+
+@task(points=2, inputs=_spectra, roundings=1024.0, package=PACKAGE)
+def put_back(magnitude: Tensor, now: Tensor, before: Tensor, momentum: float) -> Tensor:
+    """The magnitudes asked for with the phases of now, run ahead by momentum (now - before)."""
+    ahead = now + momentum * (now - before)  # (..., 2)
+    return magnitude[..., None] * ahead / _length(ahead)
+
+
+@put_back.misconception
+def no_momentum(magnitude: Tensor, now: Tensor, before: Tensor, momentum: float) -> Tensor:
+    """These are the phases of now: momentum has no part in it. Run ahead first, then take the
+    phases.
+    """
+    return magnitude[..., None] * now / _length(now)
+
+
+@put_back.misconception
+def running_back(magnitude: Tensor, now: Tensor, before: Tensor, momentum: float) -> Tensor:
+    """before - now leads back to where one was. Ahead is now - before."""
+    ahead = now + momentum * (before - now)
+    return magnitude[..., None] * ahead / _length(ahead)
+
+
+@put_back.misconception
+def momentum_of_all(magnitude: Tensor, now: Tensor, before: Tensor, momentum: float) -> Tensor:
+    """momentum before is added, not momentum (now - before). Only the last change is to be
+    continued.
+    """
+    ahead = now + momentum * before
+    return magnitude[..., None] * ahead / _length(ahead)
+
+
+@put_back.misconception
+def before_alone(magnitude: Tensor, now: Tensor, before: Tensor, momentum: float) -> Tensor:
+    """Only momentum (now - before) is left: the change, without now, from which it starts."""
+    ahead = momentum * (now - before)
+    return magnitude[..., None] * ahead / _length(ahead)
+
+
+@put_back.misconception
+def magnitude_multiplied(magnitude: Tensor, now: Tensor, before: Tensor, momentum: float) -> Tensor:
+    """The magnitude multiplies what has a length of its own. Divide by that length first: what is
+    kept is the direction alone.
+    """
+    return magnitude[..., None] * (now + momentum * (now - before))
+
+
+@put_back.misconception
+def length_of_now(magnitude: Tensor, now: Tensor, before: Tensor, momentum: float) -> Tensor:
+    """What ran ahead is divided by the length of now. Divide it by its own, or the magnitudes are
+    not those asked for.
+    """
+    return magnitude[..., None] * (now + momentum * (now - before)) / _length(now)
+
+
+@put_back.misconception
+def length_squared(magnitude: Tensor, now: Tensor, before: Tensor, momentum: float) -> Tensor:
+    """This divides by the length's square: the root is missing."""
+    ahead = now + momentum * (now - before)
+    return magnitude[..., None] * ahead / ahead.square().sum(-1, keepdim=True)
+
+
+@put_back.misconception
+def parts_on_their_own(magnitude: Tensor, now: Tensor, before: Tensor, momentum: float) -> Tensor:
+    """Real and imaginary part are each divided by their own absolute value, so only signs are left.
+    The length is the root of the sum of both squares.
+    """
+    return magnitude[..., None] * (now + momentum * (now - before)).sign()
+
+
+@put_back.misconception
+def unit_length(magnitude: Tensor, now: Tensor, before: Tensor, momentum: float) -> Tensor:
+    """The phases are right, and every length is 1. The magnitudes asked for are missing."""
+    ahead = now + momentum * (now - before)
+    return ahead / _length(ahead)
+
+
+@put_back.misconception
+def nothing_put_back(magnitude: Tensor, now: Tensor, before: Tensor, momentum: float) -> Tensor:
+    """This runs ahead, and never puts the magnitudes back that are asked for."""
+    return now + momentum * (now - before)
+
+
+@put_back.misconception
+def one_length_for_all(magnitude: Tensor, now: Tensor, before: Tensor, momentum: float) -> Tensor:
+    """All numbers are divided by one length, that of the whole array. Each complex number has its
+    own.
+    """
+    ahead = now + momentum * (now - before)
+    length = ahead.square().sum().sqrt()
+    return magnitude[..., None] * ahead / length
+
+
+# --- 4: how many words are wrong -----------------------------------------------------------------
+
+_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+def _texts(draw: Draw) -> Inputs:
+    """Many pairs at a time: each wrong version must show somewhere."""
+    asked, heard = [], []
+    for _ in range(40):
+        words = [draw.choice(_WORDS) for _ in range(draw.integer(2, 5))]
+        asked.append(" ".join(words))
+        for _ in range(draw.integer(0, 4)):
+            way, place = draw.integer(0, 4), draw.integer(0, 4)
+            if way == 0 and words:
+                words.pop(place % len(words))
+            elif way == 1:
+                words.insert(place % (len(words) + 1), draw.choice(_WORDS))
+            elif way == 2 and words:
+                words[place % len(words)] = draw.choice(_WORDS)
+            else:
+                words = words[1:] + words[:1]
+        heard.append(" ".join(words))
+    asked += ["one two three", "six seven", "one two", "four"]
+    heard += ["two three", "five six seven eight", "", "four four four"]
+    return {"asked": asked, "heard": heard}
+
+
+def _distance(a: list[str], h: list[str], put: int = 1, leave: int = 1, swap: int = 1) -> int:
+    row = [leave * i for i in range(len(a) + 1)]
+    for j, word in enumerate(h, start=1):
+        diagonal, row[0] = row[0], put * j
+        for i, want in enumerate(a, start=1):
+            other = diagonal + swap * (word != want)
+            diagonal, row[i] = row[i], min(row[i] + put, row[i - 1] + leave, other)
+    return row[-1]
+
+
+@task(points=3, inputs=_texts, package=PACKAGE)
+def count_errors(asked: list[str], heard: list[str]) -> Tensor:
+    """For each pair of texts the fewest words to put in, leave out or exchange, (N,) int64."""
+    pairs = zip(asked, heard, strict=True)
+    return torch.tensor([_distance(a.split(), h.split()) for a, h in pairs])
+
+
+@count_errors.misconception
+def place_by_place(asked: list[str], heard: list[str]) -> Tensor:
+    """Words are compared place by place. One word left out at the front then makes all that follow
+    wrong, where leaving it out is one error.
+    """
+    rows = []
+    for a, h in zip(map(str.split, asked), map(str.split, heard), strict=True):
+        different = sum(x != y for x, y in zip(a, h, strict=False))
+        rows.append(different + abs(len(a) - len(h)))
+    return torch.tensor(rows)
+
+
+@count_errors.misconception
+def shorter_of_both(asked: list[str], heard: list[str]) -> Tensor:
+    """Compared place by place, and only as far as the shorter one goes: what is left of the longer
+    one counts too, and words may have moved.
+    """
+    pairs = zip(map(str.split, asked), map(str.split, heard), strict=True)
+    return torch.tensor([sum(x != y for x, y in zip(a, h, strict=False)) for a, h in pairs])
+
+
+@count_errors.misconception
+def letters(asked: list[str], heard: list[str]) -> Tensor:
+    """Letters are counted in place of words. Split the texts first."""
+    return torch.tensor([_distance([*a], [*h]) for a, h in zip(asked, heard, strict=True)])
+
+
+@count_errors.misconception
+def order_forgotten(asked: list[str], heard: list[str]) -> Tensor:
+    """Words are looked for in the other text, wherever they stand. Order matters: "two one" is not
+    "one two".
+    """
+    rows = []
+    for a, h in zip(map(str.split, asked), map(str.split, heard), strict=True):
+        left = list(a)
+        for word in h:
+            if word in left:
+                left.remove(word)
+        rows.append(len(left) + len(h) - (len(a) - len(left)))
+    return torch.tensor(rows)
+
+
+@count_errors.misconception
+def exchange_is_two(asked: list[str], heard: list[str]) -> Tensor:
+    """An exchange counts two errors here, as if a word were left out and another put in. It is
+    one.
+    """
+    pairs = zip(asked, heard, strict=True)
+    return torch.tensor([_distance(a.split(), h.split(), swap=2) for a, h in pairs])
+
+
+@count_errors.misconception
+def insertions_are_free(asked: list[str], heard: list[str]) -> Tensor:
+    """Words that are heard and were not asked for cost nothing here. Who says all ten digits would
+    then be right always.
+    """
+    pairs = zip(asked, heard, strict=True)
+    return torch.tensor([_distance(a.split(), h.split(), put=0) for a, h in pairs])
+
+
+@count_errors.misconception
+def omissions_are_free(asked: list[str], heard: list[str]) -> Tensor:
+    """Words that were asked for and are not heard cost nothing here. Silence would then be
+    perfect.
+    """
+    pairs = zip(asked, heard, strict=True)
+    return torch.tensor([_distance(a.split(), h.split(), leave=0) for a, h in pairs])
+
+
+@count_errors.misconception
+def difference_of_lengths(asked: list[str], heard: list[str]) -> Tensor:
+    """Only the numbers of words are compared, not the words."""
+    pairs = zip(asked, heard, strict=True)
+    return torch.tensor([abs(len(a.split()) - len(h.split())) for a, h in pairs])
+
+
+@count_errors.misconception
+def right_or_wrong(asked: list[str], heard: list[str]) -> Tensor:
+    """Each text counts 1 if anything is wrong. Count the words that are."""
+    return torch.tensor([int(a.split() != h.split()) for a, h in zip(asked, heard, strict=True)])
+
+
+@count_errors.misconception
+def words_right(asked: list[str], heard: list[str]) -> Tensor:
+    """This counts what is right: the words asked for minus the errors. The errors are wanted."""
+    pairs = [(a.split(), h.split()) for a, h in zip(asked, heard, strict=True)]
+    return torch.tensor([len(a) - _distance(a, h) for a, h in pairs])
+
+
+@count_errors.misconception
+def first_row_of_zeros(asked: list[str], heard: list[str]) -> Tensor:
+    """The table's edges are zeros. From nothing to j words takes j errors: the edges count up."""
+    rows = []
+    for a, h in zip(map(str.split, asked), map(str.split, heard), strict=True):
+        table = [[0] * (len(h) + 1) for _ in range(len(a) + 1)]
+        for i, want in enumerate(a, start=1):
+            for j, word in enumerate(h, start=1):
+                other = table[i - 1][j - 1] + (word != want)
+                table[i][j] = min(table[i - 1][j] + 1, table[i][j - 1] + 1, other)
+        rows.append(table[-1][-1])
+    return torch.tensor(rows)
+
+
+# --- 5: which sound is heard in which frame ------------------------------------------------------
+
+
+def _timings(draw: Draw) -> Inputs:
+    n_sounds, n_frames, hop = draw.integer(3, 6), draw.integer(30, 50), 0.016
+    lengths = draw.uniform(0.03, 0.12, draw.integer(4, 7))
+    ends = 0.03 + lengths.cumsum(0)
+    begins = torch.cat([ends.new_tensor([0.03]), ends[:-1]])
+    begins[2] += 0.02  # a pause within
+    which = (torch.arange(len(ends)) + draw.integer(0, 5)) % (n_sounds - 1) + 1
+    return {
+        "begins": begins, "ends": ends, "which": which, "n_sounds": n_sounds,
+        "n_frames": n_frames, "hop": hop,
+    }  # fmt: skip
+
+
+def _marked(begins: Tensor, ends: Tensor, which: Tensor, n_sounds: int, middles: Tensor) -> Tensor:
+    heard = (begins[:, None] <= middles) & (middles < ends[:, None])  # (K, n_frames)
+    number = (heard * which[:, None]).sum(0)
+    frames: Tensor = torch.nn.functional.one_hot(number, n_sounds).T.float()
+    return frames
+
+
+@task(points=2, inputs=_timings, package=PACKAGE)
+def mark_frames(
+    begins: Tensor, ends: Tensor, which: Tensor, n_sounds: int, n_frames: int, hop: float
+) -> Tensor:
+    """A 1 for the sound at i hop seconds in column i, for sound 0 (silence) where there is none."""
+    middles = torch.arange(n_frames, dtype=torch.float64) * hop
+    return _marked(begins, ends, which, n_sounds, middles)
+
+
+def _right(
+    begins: Tensor, ends: Tensor, which: Tensor, n_sounds: int, n_frames: int, hop: float
+) -> Tensor:
+    middles = torch.arange(n_frames, dtype=torch.float64) * hop
+    return _marked(begins, ends, which, n_sounds, middles)
+
+
+@mark_frames.misconception
+def silence_left_out(
+    begins: Tensor, ends: Tensor, which: Tensor, n_sounds: int, n_frames: int, hop: float
+) -> Tensor:
+    """Where nothing is heard, the column is empty. Silence is a sound as well: number 0."""
+    frames = _right(begins, ends, which, n_sounds, n_frames, hop)
+    frames[0] = 0
+    return frames
+
+
+@mark_frames.misconception
+def half_a_frame_late(
+    begins: Tensor, ends: Tensor, which: Tensor, n_sounds: int, n_frames: int, hop: float
+) -> Tensor:
+    """The middle of frame i is at i hop seconds; this takes (i + 1/2) hop."""
+    middles = (torch.arange(n_frames, dtype=torch.float64) + 0.5) * hop
+    return _marked(begins, ends, which, n_sounds, middles)
+
+
+@mark_frames.misconception
+def one_frame_late(
+    begins: Tensor, ends: Tensor, which: Tensor, n_sounds: int, n_frames: int, hop: float
+) -> Tensor:
+    """Frames are counted from 1 here. The first is frame 0, at 0 seconds."""
+    middles = (torch.arange(n_frames, dtype=torch.float64) + 1) * hop
+    return _marked(begins, ends, which, n_sounds, middles)
+
+
+@mark_frames.misconception
+def ends_of_the_next(
+    begins: Tensor, ends: Tensor, which: Tensor, n_sounds: int, n_frames: int, hop: float
+) -> Tensor:
+    """Each sound lasts until the next begins. There are pauses: it ends where it ends."""
+    until = torch.cat([begins[1:], ends[-1:]])
+    middles = torch.arange(n_frames, dtype=torch.float64) * hop
+    return _marked(begins, until, which, n_sounds, middles)
+
+
+@mark_frames.misconception
+def for_ever(
+    begins: Tensor, ends: Tensor, which: Tensor, n_sounds: int, n_frames: int, hop: float
+) -> Tensor:
+    """After its end the last sound is heard until the last frame. There is silence."""
+    late = ends.clone()
+    late[-1] = math.inf
+    middles = torch.arange(n_frames, dtype=torch.float64) * hop
+    return _marked(begins, late, which, n_sounds, middles)
+
+
+@mark_frames.misconception
+def frame_of_the_begin(
+    begins: Tensor, ends: Tensor, which: Tensor, n_sounds: int, n_frames: int, hop: float
+) -> Tensor:
+    """Each sound is marked in the one frame in which it begins. It lasts until it ends."""
+    number = torch.zeros(n_frames, dtype=torch.int64)
+    number[(begins / hop).ceil().long()] = which
+    return torch.nn.functional.one_hot(number, n_sounds).T.float()
+
+
+@mark_frames.misconception
+def numbers_not_marks(
+    begins: Tensor, ends: Tensor, which: Tensor, n_sounds: int, n_frames: int, hop: float
+) -> Tensor:
+    """This holds the sound's number for each frame. Wanted is a row for each sound, with a 1 in the
+    columns in which it is heard.
+    """
+    frames = _right(begins, ends, which, n_sounds, n_frames, hop)
+    return frames.argmax(0).float()
+
+
+@mark_frames.misconception
+def turned(
+    begins: Tensor, ends: Tensor, which: Tensor, n_sounds: int, n_frames: int, hop: float
+) -> Tensor:
+    """Rows and columns are exchanged: a row for each sound, a column for each frame."""
+    return _right(begins, ends, which, n_sounds, n_frames, hop).T
+
+
+@mark_frames.misconception
+def everything_that_was_said(
+    begins: Tensor, ends: Tensor, which: Tensor, n_sounds: int, n_frames: int, hop: float
+) -> Tensor:
+    """Each sound is marked from its begin on, and none ever ends: columns hold several ones."""
+    middles = torch.arange(n_frames, dtype=torch.float64) * hop
+    frames = torch.zeros(n_sounds, n_frames)
+    for begin, number in zip(begins, which, strict=True):
+        frames[number, begin <= middles] = 1
+    return frames
