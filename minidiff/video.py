@@ -2,7 +2,8 @@
 
 Ho et al. 2022, "Video Diffusion Models" (arXiv:2204.03458, section 3), for a UNet that treats space
 and time in turn; Hoogeboom et al. 2023, "simple diffusion" (arXiv:2301.11093, section 2.1), for a
-schedule that is shifted where neighbours say the same again.
+schedule that is shifted where neighbours say the same again; Tancik et al. 2020
+(arXiv:2006.10739) for waves that tell a network where and when it is.
 
 Clips are (B, C, F, H, W), F frames. Training, `Denoiser`, samplers, `guided` and `inpaint` are
 those of the chapters before, to the letter: they never asked how many dimensions space has.
@@ -22,7 +23,7 @@ from minidiff.text import TextUNet
 from minidiff.training import Context, PredictionType, training_target
 from minidiff.unet import Attention, get_timestep_embedding
 
-N_WAVES = 32  # see `CaptionWaves`
+N_WAVES = 32  # of `CaptionWaves`
 
 
 def shift_schedule(schedule: NoiseSchedule, factor: float) -> NoiseSchedule:
@@ -128,8 +129,9 @@ class TemporalBlock(nn.Module):
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
         self.attention = Attention(channels) if attention else None
         # Attention does not know an order; what is added here tells it which frame is which.
-        places = _waves(n_frames, channels)[:, :, None, None] / 2  # (F, C, 1, 1)
-        self.places = nn.Parameter(places) if attention else None
+        numbers = torch.arange(n_frames, device="cpu")
+        places = get_timestep_embedding(numbers, channels, max_period=100.0) / 2  # (F, C)
+        self.places = nn.Parameter(places[:, :, None, None]) if attention else None
 
     def forward(self, h: Tensor) -> Tensor:
         """Map frames h (B F, C, H, W) to the same shape."""
@@ -152,15 +154,16 @@ class TemporalBlock(nn.Module):
 class CaptionWaves(nn.Module):
     """Waves that run across the canvas, each as strong as the caption wants it.
 
-    "To the left" begins on the right: a caption decides what is where in which frame. Convolutions
-    treat all places alike, and a sum of caption, place and frame cannot say that. So they are
-    multiplied: wave k is cos(w_k (frame, row, column) + p_k), a Fourier feature (Tancik et al.
-    2020, arXiv:2006.10739, section 3), and the caption scales it.
+    "To the left" begins on the right: caption, place and frame together decide what is where.
+    Convolutions and attention treat all places alike, and a sum of the three cannot say it. So they
+    are multiplied. Wave k is cos(w_k . (frame, row, column) + p_k), a Fourier feature (Tancik et
+    al. 2020) with a phase in place of a sine beside the cosine, and the caption scales it.
 
     Args:
-        text_dim: Features of the start token.
+        text_dim: Features of a caption.
         n_frames: Frames of a clip.
-        n_waves: How many, of random direction, speed and phase, always the same ones.
+        n_waves: How many. Their directions, speeds and phases are random, not learned, and kept
+            with the weights.
 
     >>> CaptionWaves(8, n_frames=4, n_waves=6)(torch.zeros(2, 8), (5, 5)).shape
     torch.Size([8, 6, 5, 5])
@@ -174,23 +177,41 @@ class CaptionWaves(nn.Module):
         generator = torch.Generator("cpu").manual_seed(0)
         frequencies = 2 * torch.randn(n_waves, 3, generator=generator, device="cpu")
         phases = 2 * math.pi * torch.rand(n_waves, generator=generator, device="cpu")
-        self.register_buffer("frequencies", frequencies, persistent=False)
-        self.register_buffer("phases", phases, persistent=False)
+        self.register_buffer("frequencies", frequencies)  # of frame, row, column, radians
+        self.register_buffer("phases", phases)
         self.n_frames = n_frames
         self.strengths = nn.Linear(text_dim, n_waves)
 
-    def forward(self, whole: Tensor, size: Sequence[int]) -> Tensor:
-        """Map start tokens (B, text_dim) to waves on a grid of this size, (B F, n_waves, *size)."""
-        axes = (
-            torch.linspace(-1, 1, n, dtype=whole.dtype, device=whole.device)
+    def forward(self, caption: Tensor, size: Sequence[int]) -> Tensor:
+        """Scale the waves as each caption wants them.
+
+        Args:
+            caption: Features of whole captions, (B, text_dim).
+            size: Height and width of the grid.
+
+        Returns:
+            (B n_frames, n_waves, *size): frames are the batch, in the order of `patchify`.
+        """
+        strengths = 1 + self.strengths(caption)  # (B, n_waves)
+        out: Tensor = strengths[:, None, :, None, None] * self.on_grid(size)  # (B, F, n_waves, ...)
+        return out.flatten(0, 1)
+
+    def on_grid(self, size: Sequence[int]) -> Tensor:
+        """Return the waves before any caption, (n_frames, n_waves, *size); axes span [-1, 1]."""
+        dtype = torch.promote_types(self.frequencies.dtype, torch.float32)
+        frame, row, column = (
+            torch.linspace(-1, 1, n, dtype=dtype, device=self.frequencies.device)
             for n in (self.n_frames, *size)
         )
-        points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)  # (F, H, W, 3)
-        angles = points @ self.frequencies.T.to(whole.dtype) + self.phases  # (F, H, W, n_waves)
-        waves = angles.cos().permute(0, 3, 1, 2)  # (F, n_waves, H, W)
-        strengths = 1 + self.strengths(whole)  # (B, n_waves)
-        out: Tensor = (strengths[:, None, :, None, None] * waves).flatten(0, 1)
-        return out
+        # No matrix product, which autocast would round: an angle is several turns.
+        by_frame, by_row, by_column = self.frequencies.to(dtype).T[:, None, :, None, None]
+        angles = (
+            by_frame * frame[:, None, None, None]
+            + by_row * row[:, None]
+            + by_column * column
+            + self.phases[:, None, None]
+        )  # (F, n_waves, H, W)
+        return angles.cos()
 
 
 class VideoUNet(TextUNet):
@@ -198,6 +219,7 @@ class VideoUNet(TextUNet):
 
     One stands behind each residual block, where chapter 02 had room for attention over a picture's
     places, and one at the bottom. With them taken out, each frame is drawn as a picture by itself.
+    Beside the pixels of its patch each place gets `CaptionWaves` as further channels.
 
     Args:
         n_words: Size of the vocabulary.
@@ -228,7 +250,7 @@ class VideoUNet(TextUNet):
         n_channels: int = 1,
         n_frames: int = 16,
         patch: int = 4,
-        channels: Sequence[int] = (48, 64),
+        channels: Sequence[int] = (32, 48),
         n_blocks: int = 1,
         text_levels: Sequence[int] = (1,),
         time_levels: Sequence[int] = (1,),
@@ -276,7 +298,7 @@ class VideoUNet(TextUNet):
             raise ValueError(f"t must have shape ({len(x_t)},), got {tuple(t.shape)}")
         words, mask = self.read(context)  # once a clip, (B, N, text_dim) and (B, N)
         frames = patchify(x_t, self.patch)  # (B F, C patch^2, H / patch, W / patch)
-        waves = self.waves(words[:, 0], frames.shape[2:])  # of the start token, beside each frame
+        waves = self.waves(words[:, 0], frames.shape[2:])  # (B F, N_WAVES, H / patch, W / patch)
         t, words, mask = (v.repeat_interleave(self.n_frames, dim=0) for v in (t, words, mask))
         frames = torch.cat([frames, waves.to(frames.dtype)], dim=1)
         frames = frames.contiguous(memory_format=torch.channels_last)
@@ -428,8 +450,3 @@ def _moved(x: Tensor, down: int, right: int) -> Tensor:
         ..., max(-down, 0) : height + min(-down, 0), max(-right, 0) : width + min(-right, 0)
     ]
     return out
-
-
-def _waves(n_frames: int, dim: int) -> Tensor:
-    """Sines and cosines of the frame's number, (n_frames, dim), as for timesteps."""
-    return get_timestep_embedding(torch.arange(n_frames, device="cpu"), dim, max_period=100.0)

@@ -292,29 +292,6 @@ CALLS |= {
     "watch_attention": lambda _: watched(),
 }
 
-FILMS = torch.randn(4, 1, 3, 4, 4, generator=generator())
-PLACES = torch.randn(6, 16, 2, 2, generator=generator())
-OVER_TIME = randomised(
-    video.VideoUNet(len(TOKENIZER), n_frames=3, patch=2, channels=(16, 16), text_dim=8, n_tokens=6)
-)
-CALLS |= {
-    "shift_schedule": lambda _: schedule_tensors(video.shift_schedule(SCHEDULE, 0.5)),
-    "patchify": lambda _: video.patchify(FILMS, 2),
-    "unpatchify": lambda _: video.unpatchify(video.patchify(FILMS, 2), 2, 3),
-    "CaptionInFrames": lambda _: OVER_TIME.in_frames(torch.ones(2, 8, device="cpu")),
-    "coordinates": lambda _: video.coordinates(PLACES),
-    "TemporalBlock": lambda _: OVER_TIME.mid.attention[1](PLACES),
-    "space_time": lambda _: OVER_TIME.mid.attention(PLACES),
-    "VideoUNet": lambda _: OVER_TIME(FILMS, T, CAPTIONS),
-    "known_frames": lambda _: video.known_frames([0, 2], 3),
-    "moving_hole": lambda _: video.moving_hole(torch.tensor([[0, 1]], device="cpu"), 2, 4),
-    "constant_velocity": lambda _: video.constant_velocity(FILMS[:, :, :2], 3, 1),
-    "loss_of_each": lambda _: [
-        video.loss_of_each(OVER_TIME, FILMS, T, SCHEDULE, CAPTIONS),
-        video.loss_of_each(OVER_TIME, FILMS, T, SCHEDULE, CAPTIONS, generator=generator()),
-    ],
-}
-
 
 SOUND = torch.randn(2, 2048)
 MELS, MAGNITUDES = audio.mel_spectrogram(SOUND), audio.spectrogram(SOUND).abs()
@@ -346,6 +323,31 @@ CALLS |= {
     "ResBlock1d": lambda _: OVER_TIME(H[..., 0], TIME),
     "UNet1d": lambda _: SPEAKER(X[:, [0, 0, 0], 0], T, TOLD),
 }  # fmt: skip
+
+FILMS = torch.randn(4, 1, 3, 4, 4, generator=generator())
+PLACES = torch.randn(6, 16, 2, 2, generator=generator())
+FILMING = randomised(
+    video.VideoUNet(len(TOKENIZER), n_frames=3, patch=2, channels=(16, 16), text_dim=8, n_tokens=6)
+)
+CALLS |= {
+    "shift_schedule": lambda _: schedule_tensors(video.shift_schedule(SCHEDULE, 0.5)),
+    "patchify": lambda _: video.patchify(FILMS, 2),
+    "unpatchify": lambda _: video.unpatchify(video.patchify(FILMS, 2), 2, 3),
+    "CaptionWaves": lambda _: [
+        video.CaptionWaves(8, 3).on_grid((2, 2)),
+        FILMING.waves(torch.ones(2, 8, device="cpu"), (2, 2)),
+    ],
+    "TemporalBlock": lambda _: FILMING.mid.attention[1](PLACES),
+    "space_time": lambda _: FILMING.mid.attention(PLACES),
+    "VideoUNet": lambda _: FILMING(FILMS, T, CAPTIONS),
+    "known_frames": lambda _: video.known_frames([0, 2], 3),
+    "moving_hole": lambda _: video.moving_hole(torch.tensor([[0, 1]], device="cpu"), 2, 4),
+    "constant_velocity": lambda _: video.constant_velocity(FILMS[:, :, :2], 3, 1),
+    "loss_of_each": lambda _: [
+        video.loss_of_each(FILMING, FILMS, T, SCHEDULE, CAPTIONS),
+        video.loss_of_each(FILMING, FILMS, T, SCHEDULE, CAPTIONS, generator=generator()),
+    ],
+}
 
 
 def leaves(result: Any) -> Iterator[Any]:

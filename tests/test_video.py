@@ -16,11 +16,10 @@ from minidiff.guidance import guided
 from minidiff.text import Tokenizer
 from minidiff.training import EMA, train, train_step
 from minidiff.video import (
-    CaptionInFrames,
+    CaptionWaves,
     TemporalBlock,
     VideoUNet,
     constant_velocity,
-    coordinates,
     known_frames,
     loss_of_each,
     moving_hole,
@@ -199,19 +198,69 @@ def test_space_and_time_in_turn_reach_every_place_of_every_frame():
     assert isinstance(space_time(16, 4, attention=False), TemporalBlock)
 
 
-def test_a_caption_means_something_else_in_each_frame():
-    module, whole = randomised(CaptionInFrames(8, 4)).double(), normal(3, 8)
-    out = module(whole).view(3, 4, 8) - whole[:, None]
-    for clip in range(3):
-        for frame in range(4):
-            product = module.caption(whole[clip]) * module.frame(module.waves[frame].double())
-            assert gap(out[clip, frame], module.out(product)) < 1e-12
-    assert torch.pdist(out[0].detach()).min() > 1e-3
-
-
 def test_a_block_refuses_frames_that_make_no_whole_clips():
     with pytest.raises(ValueError, match="h must hold clips of 4 frames, got 6 frames"):
         TemporalBlock(16, 4)(torch.zeros(6, 16, 2, 2))
+
+
+# --- where and when, times what ---
+
+
+def test_a_wave_is_the_cosine_of_its_formula():
+    module = CaptionWaves(8, n_frames=4, n_waves=6).double()
+    waves = module.on_grid((3, 5))
+    assert waves.shape == (4, 6, 3, 5)
+    for frame in range(4):
+        for row in range(3):
+            for column in range(5):
+                place = torch.tensor([2 * frame / 3 - 1, row - 1, column / 2 - 1]).double()
+                expected = (module.frequencies @ place + module.phases).cos()
+                assert gap(waves[frame, :, row, column], expected) < 1e-6
+
+
+def test_a_caption_scales_each_wave():
+    module, captions = randomised(CaptionWaves(8, 4, 6)).double(), normal(3, 8)
+    out, waves = module(captions, (5, 7)).view(3, 4, 6, 5, 7), module.on_grid((5, 7))
+    strengths = 1 + F.linear(captions, module.strengths.weight, module.strengths.bias)
+    for clip in range(3):
+        for k in range(6):
+            assert gap(out[clip, :, k], strengths[clip, k] * waves[:, k]) < 1e-12
+
+
+def test_what_a_caption_changes_is_something_else_at_each_place_of_each_frame():
+    """No sum f(caption) + g(frame, place) can do this: there the difference is one number."""
+    module, captions = randomised(CaptionWaves(8, 4, 6)).double(), normal(2, 8)
+    one, other = module(captions, (5, 5)).view(2, 4, 6, 5, 5)
+    change = (one - other).transpose(0, 1)  # (n_waves, F, H, W)
+    for axis in (1, 2, 3):
+        assert change.std(axis).amin() > 1e-4
+
+
+def test_waves_tell_all_places_of_all_frames_apart():
+    waves = CaptionWaves(8, n_frames=16).double().on_grid((10, 10))  # (F, n_waves, H, W)
+    assert torch.pdist(waves.transpose(1, 2).transpose(2, 3).flatten(0, 2)).min() > 0.3
+
+
+def test_angles_are_not_rounded_by_autocast():
+    module, captions = CaptionWaves(8, 16), torch.randn(2, 8, generator=generator())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(module.on_grid((10, 10)), CaptionWaves(8, 16).on_grid((10, 10)))
+        rounded = module(captions, (10, 10))
+    assert rounded.dtype == torch.float32
+    assert gap(rounded, module(captions, (10, 10))) < 4 * 2**-8  # strengths alone are
+    exact = CaptionWaves(8, 16).double().on_grid((10, 10))
+    assert gap(module.on_grid((10, 10)).double(), exact) < 1e-5
+
+
+def test_the_waves_are_always_the_same_and_kept_with_the_weights():
+    torch.manual_seed(3)
+    first = CaptionWaves(8, 4)
+    torch.manual_seed(4)
+    second = CaptionWaves(8, 4)
+    assert torch.equal(first.frequencies, second.frequencies)
+    assert set(first.state_dict()) == {
+        "frequencies", "phases", "strengths.weight", "strengths.bias"
+    }  # fmt: skip
 
 
 # --- the model ---
@@ -225,13 +274,11 @@ def test_without_blocks_over_time_each_frame_is_a_picture_by_itself():
         for name, child in list(module.named_children()):
             if isinstance(child, TemporalBlock):
                 setattr(module, name, nn.Identity())
-    nn.init.zeros_(model.in_frames.out.weight)
-    nn.init.zeros_(model.in_frames.out.bias)
-    whole = model(CLIPS, T, CONTEXT)
+    whole, (words, mask) = model(CLIPS, T, CONTEXT), model.read(CONTEXT)
+    waves = model.waves(words[:, 0], (4, 4)).unflatten(0, (3, 4))  # (B, F, n_waves, 4, 4)
     for frame in range(4):
         picture = F.pixel_unshuffle(CLIPS[:, :, frame], 2)
-        picture = torch.cat([picture, coordinates(picture)], dim=1)
-        alone = model.draw(picture, T, *model.read(CONTEXT))
+        alone = model.draw(torch.cat([picture, waves[:, frame]], dim=1), T, words, mask)
         assert gap(F.pixel_shuffle(alone, 2), whole[:, :, frame]) < 1e-10
 
 

@@ -277,10 +277,6 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
         describe(scenes, seeded()),
     )
     monkeypatch.setattr(recipes, "load_captioned", lambda split: captioned)
-    mover = RECIPES["clips"]
-    assert isinstance(mover, ClipRecipe)
-    small_mover = replace(mover, n_steps=3, batch_size=4, channels=(16, 16), text_dim=8, n_clips=20)
-    monkeypatch.setitem(RECIPES, "clips", small_mover)
     data = normal(300, 1, 28, 28).float().clamp(-1, 1), torch.arange(300) % 10
     monkeypatch.setattr(recipes, "load_fashion", lambda split: data)
     for name in ("speech", "speech-attention"):
@@ -308,6 +304,10 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = torch.randint(5, (4, 160), generator=seeded())
     sung = Score(torch.tensor([[67], [62], [57], [48]]) + steps, steps > 2)
     monkeypatch.setattr(recipes, "load_chorales", lambda split: [Chorale("a", 0, sung)])
+    mover = RECIPES["clips"]
+    assert isinstance(mover, ClipRecipe)
+    mover = replace(mover, n_steps=3, batch_size=4, channels=(16, 16), text_dim=8, n_clips=20)
+    monkeypatch.setitem(RECIPES, "clips", mover)
     minutes = itertools.count(step=100.0)
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=minutes.__next__))
 
