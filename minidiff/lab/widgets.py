@@ -1336,7 +1336,7 @@ def harmony_explorer(
 
     >>> model = lambda x_t, t, context=None: torch.zeros_like(x_t)  # knows nothing
     >>> denoise = Denoiser(model, cosine_schedule(), "x_0")
-    >>> chord = torch.tensor([72, 67, 60, 48])[None, :, None].expand(1, 4, 16)
+    >>> chord = torch.tensor([72, 67, 64, 48])[None, :, None].expand(1, 4, 16)
     >>> passage = Score(chord, torch.ones(1, 4, 16, dtype=torch.bool))
     >>> explorer = harmony_explorer(denoise, passage, ["C major"], ways=(1,), n_steps=2)
     >>> explorer.controls["voices"].value = "Bach's"

@@ -267,7 +267,7 @@ def total_variation(p: Tensor, q: Tensor) -> float:
 def gap_closed(value: float, shuffled: float, real: float) -> float:
     """What share of the way from shuffled notes to real passages lies behind a figure?
 
-    >>> gap_closed(0.8, shuffled=0.5, real=0.9)
+    >>> gap_closed(0.875, shuffled=0.5, real=1.0)
     0.75
     """
     return (value - shuffled) / (real - shuffled)
