@@ -205,7 +205,7 @@ class CaptionWaves(nn.Module):
         )
         # No matrix product, which autocast would round: an angle is several turns.
         by_frame, by_row, by_column = self.frequencies.to(dtype).T[:, None, :, None, None]
-        angles = (
+        angles: Tensor = (
             by_frame * frame[:, None, None, None]
             + by_row * row[:, None]
             + by_column * column
