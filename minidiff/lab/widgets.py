@@ -1386,7 +1386,7 @@ def harmony_explorer(
     explorer = Explorer(
         draw,
         {
-            "passage": ipywidgets.SelectionSlider(
+            "passage": ipywidgets.Dropdown(
                 options=[(name, i) for i, name in enumerate(names)], description="chorale"
             ),
             "voices": ipywidgets.Dropdown(options=list(scores), description="lower voices"),
