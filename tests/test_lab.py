@@ -200,6 +200,11 @@ def test_an_animation_has_its_frames_its_seconds_and_its_colours(
     assert sum(durations) == 3000
 
 
+def test_an_animation_plays_again_if_asked(shown: list[Any]) -> None:
+    gif([torch.full((1, 1, 8, 8), grey) for grey in (-1.0, 1.0)], ALT, loop=True)
+    assert opened(shown[0], "image/gif").info["loop"] == 0  # for ever
+
+
 # --- interactives -------------------------------------------------------------------------------
 
 
