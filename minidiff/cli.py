@@ -300,9 +300,11 @@ def _sample(options: argparse.Namespace) -> int:
     else:
         captions = [options.caption] * options.n
         x = sample_captions(pretrained, captions, options.steps, generator=generator)
-    big = x.cpu().repeat_interleave(PIXEL_SIZE, dim=2).repeat_interleave(PIXEL_SIZE, dim=3)
     in_turn = options.label is None and options.caption is None
     n_columns = n_classes if in_turn else round(options.n**0.5)
+    if x.ndim == 5:  # clips, each a row of its frames
+        n_columns, x = x.shape[2], x.transpose(1, 2).flatten(0, 1)  # (n, C, F, H, W) -> (n F, ...)
+    big = x.cpu().repeat_interleave(PIXEL_SIZE, dim=2).repeat_interleave(PIXEL_SIZE, dim=3)
     save_image(big, out, nrow=n_columns, normalize=True, value_range=(-1, 1))
     print(f"Wrote {out}: {options.n} images, seed {options.seed}.")
     return 0

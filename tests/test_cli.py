@@ -94,6 +94,7 @@ def test_a_line_that_is_no_command_ends_with_2(line: str, what: str, capsys):
         ("sample fashoin", f"{NAMES}, got 'fashoin'"),
         ("sample judge", "'judge' is no diffusion model"),
         ("sample captioned", "'captioned' wants captions, not labels"),
+        ("sample clips", "'clips' wants captions, not labels"),
         ("sample fashion --caption coat", "'fashion' reads no captions"),
         ("sample super-resolution", "'super-resolution' enlarges an image that it is given"),
         ("sample fashion --label 12", "8 Bag, 9 Ankle boot, got 12"),
@@ -180,6 +181,14 @@ def test_sample_draws_a_square_of_what_a_caption_asks_for(weights: Path, tmp_pat
     assert picture.size == (2 * (32 * PIXEL_SIZE + 2) + 2,) * 2
     red, green, blue = picture.split()
     assert red.tobytes() != green.tobytes() != blue.tobytes()
+
+
+def test_sample_draws_a_clip_as_a_row_of_its_frames(weights: Path, tmp_path: Path):
+    out = tmp_path / "a.png"
+    options = ["--caption", "a boot moving up", "--n", "2", "--steps", "1", "--out", str(out)]
+    assert main(["sample", "clips", *options]) == 0
+    picture = Image.open(out)
+    assert picture.size == (16 * (40 * PIXEL_SIZE + 2) + 2, 2 * (40 * PIXEL_SIZE + 2) + 2)
 
 
 def test_sample_refuses_a_damaged_weight_file(weights: Path, capsys):

@@ -86,19 +86,19 @@ def sample_captions(
     generator: torch.Generator | None = None,
     batch_size: int = 64,
 ) -> Tensor:
-    """Draw one picture for each caption: guided away from the empty caption, by DPM-Solver++.
+    """Draw a picture or clip for each caption: guided away from the empty one, by DPM-Solver++.
 
     Args:
         pretrained: A model that reads captions, as `load` returns it.
         captions: N of them.
         n_steps: Steps an image.
         guidance_scale: 1 is off.
-        x_T: The noise to start from, (N, 8, 8, 8); drawn when absent.
+        x_T: The noise to start from, (N, *pretrained.shape); drawn when absent.
         generator: Source of that noise.
         batch_size: Pictures at a time.
 
     Returns:
-        Pictures (N, 3, 32, 32) in [-1, 1] on the CPU.
+        Pictures (N, 3, 32, 32), or clips (N, 1, 16, 40, 40), in [-1, 1] on the CPU.
 
     Raises:
         ValueError: If the model reads no captions, a caption is too long, or x_T is not shaped as
