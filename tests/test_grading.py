@@ -361,7 +361,7 @@ def test_right_numbers_of_the_wrong_kind_are_called_right():
     failed = complaint(kinds, lambda x: (x.sign(), x > 0))
     assert "whole numbers are asked for: `.long()` makes them" in said(failed)
     failed = complaint(kinds, lambda x: (x.sign().long(), (x > 0).double()))
-    assert "what is asked for is true or false" in said(failed)
+    assert "true or false is asked for: `.bool()`" in said(failed)
 
 
 def test_of_two_numbers_none_is_in_another_order():

@@ -144,7 +144,7 @@ def hint(
     a, b = mine.double(), right.double()
     if mine.is_floating_point() and not right.is_floating_point() and torch.equal(a, b):
         if right.dtype == torch.bool:
-            return "The numbers are right; what is asked for is true or false: a comparison's result."
+            return "The numbers are right; true or false is asked for: `.bool()` makes them."
         return "The numbers are right; whole numbers are asked for: `.long()` makes them."
     if (a.isnan() & ~b.isnan()).any():
         return (

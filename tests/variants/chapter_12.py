@@ -24,7 +24,8 @@ def mel_through_numpy(hz):
 
 
 def one_by_one(hz):
-    return torch.tensor([2595 * math.log10(1 + f / 700) for f in hz.tolist()], dtype=hz.dtype)
+    mels = [2595 * math.log10(1 + f / 700) for f in hz.flatten().tolist()]
+    return torch.tensor(mels, dtype=hz.dtype).view(hz.shape)
 
 
 # --- triangles -----------------------------------------------------------------------------------
