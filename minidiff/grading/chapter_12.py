@@ -10,10 +10,12 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from minidiff import audio
 from minidiff.grading.check import Inputs, task
 from minidiff.grading.draw import Draw
+from minidiff.zoo import music
 
 PACKAGE = [
     audio.hz_to_mel,
@@ -926,3 +928,162 @@ def everything_that_was_said(
     for begin, number in zip(begins, which, strict=True):
         frames[number, begin <= middles] = 1
     return frames
+
+
+# --- 6: does the chord change? -------------------------------------------------------------------
+
+
+def _chords(draw: Draw) -> Inputs:
+    """Four voices in which on some beats only octaves, doublings or the order of voices change."""
+    root = draw.integer(0, 12)
+    classes = [(root + step) % 12 for step in (0, 7, 4, 0)]  # soprano first; the root doubled
+    octaves = [6, 5, 4, 3]
+    events = [*"aabbccdeffghhii"]
+    for i in range(len(events) - 1, 0, -1):
+        j = draw.integer(0, i + 1)
+        events[i], events[j] = events[j], events[i]
+    beat = draw.choice((2, 4))
+    columns: list[list[int]] = []
+    for event in ["start", "d", "a", "passing", *events]:
+        passing = event == "passing" or (event == "b" and draw.integer(0, 2) == 1)
+        if passing and columns:  # the tenor moves just before this beat
+            columns[-1] = [p + (voice == 2) for voice, p in enumerate(columns[-1])]
+        classes, octaves = _next(event, classes, octaves, draw)
+        columns += [[c + 12 * o for c, o in zip(classes, octaves, strict=True)]] * beat
+    return {"pitches": torch.tensor(columns).T.contiguous(), "beat": beat}
+
+
+def _next(
+    event: str, classes: list[int], octaves: list[int], draw: Draw
+) -> tuple[list[int], list[int]]:
+    classes, octaves = list(classes), list(octaves)
+    others = [c for c in range(12) if c not in classes]
+    if event == "b":  # an inner voice leaps by an octave
+        octaves[1] = 9 - octaves[1]
+    elif event == "c":  # alto and tenor exchange their notes, or soprano and bass
+        for i, j in ((1, 2), (0, 3)):
+            classes[i], classes[j] = classes[j], classes[i]
+    elif event == "d":  # another note of the chord is doubled
+        twice = [v for v in range(4) if classes.count(classes[v]) > 1]
+        if twice:
+            classes[twice[-1]] = next(c for c in classes if c != classes[twice[-1]])
+    elif event in "efgi":  # one voice alone moves to a note that is new
+        classes["efgi".index(event)] = draw.choice(others)
+    elif event == "h":  # all move
+        shift = draw.integer(1, 3)
+        classes = [(c + shift) % 12 for c in classes]
+    return classes, octaves
+
+
+def _sounding(pitches: Tensor) -> Tensor:
+    return F.one_hot(pitches % 12, 12).amax(0)  # (4, T) -> (T, 12)
+
+
+def _differ(chords: Tensor) -> Tensor:
+    return (chords[1:] != chords[:-1]).any(-1)
+
+
+@task(points=2, inputs=_chords, package=[music.chord_changes])
+def chord_changes(pitches: Tensor, beat: int) -> Tensor:
+    """For four voices (4, L) of MIDI numbers, `beat` steps a beat, whether at each beat but the
+    first other pitch classes sound than one beat before, (L / beat - 1,) bool.
+    """
+    sounding = F.one_hot(pitches[:, ::beat] % 12, 12).amax(0)  # (L / beat, 12)
+    return (sounding[1:] != sounding[:-1]).any(-1)
+
+
+@chord_changes.misconception
+def pitches_compared(pitches: Tensor, beat: int) -> Tensor:
+    """Pitches are compared, so a voice that leaps by an octave makes another chord. Octaves do not
+    count: 12 semitones up is the same pitch class.
+    """
+    return _differ(pitches[:, ::beat].T)
+
+
+@chord_changes.misconception
+def voice_by_voice(pitches: Tensor, beat: int) -> Tensor:
+    """Pitch classes are compared voice by voice, so two voices that exchange their notes make
+    another chord. Who sings what does not count.
+    """
+    return _differ(pitches[:, ::beat].T % 12)
+
+
+@chord_changes.misconception
+def doublings_counted(pitches: Tensor, beat: int) -> Tensor:
+    """How often a pitch class is sung counts here, so another doubling makes another chord. What
+    sounds is a set.
+    """
+    return _differ((pitches[:, ::beat].T % 12).sort(-1).values)
+
+
+@chord_changes.misconception
+def bass_alone(pitches: Tensor, beat: int) -> Tensor:
+    """Only the bass is looked at. Under a bass that stays the chord may change."""
+    return _differ(pitches[3:, ::beat].T % 12)
+
+
+@chord_changes.misconception
+def melody_alone(pitches: Tensor, beat: int) -> Tensor:
+    """Only the soprano is looked at. Bach often puts a new chord under a note that is held."""
+    return _differ(pitches[:1, ::beat].T % 12)
+
+
+@chord_changes.misconception
+def all_must_move(pitches: Tensor, beat: int) -> Tensor:
+    """True only where every voice changes its pitch class. One new pitch class makes another
+    chord.
+    """
+    classes = pitches[:, ::beat] % 12
+    return (classes[:, 1:] != classes[:, :-1]).all(0)
+
+
+@chord_changes.misconception
+def same_instead(pitches: Tensor, beat: int) -> Tensor:
+    """This is where the chord stays: the opposite."""
+    return ~_differ(_sounding(pitches[:, ::beat]))
+
+
+@chord_changes.misconception
+def every_step(pitches: Tensor, beat: int) -> Tensor:
+    """Every step of the grid is compared with the one before. Look at the beats alone, every
+    `beat`-th step.
+    """
+    return _differ(_sounding(pitches))
+
+
+@chord_changes.misconception
+def first_beat_too(pitches: Tensor, beat: int) -> Tensor:
+    """One too many: the first beat is counted as a change. It has no beat before it."""
+    return torch.cat([torch.tensor([True]), _differ(_sounding(pitches[:, ::beat]))])
+
+
+@chord_changes.misconception
+def end_of_the_beat(pitches: Tensor, beat: int) -> Tensor:
+    """The last step of each beat is looked at, where passing notes stand. A beat is where it
+    begins, at steps 0, beat, 2 beat, ...
+    """
+    return _differ(_sounding(pitches[:, beat - 1 :: beat]))
+
+
+@chord_changes.misconception
+def anything_since(pitches: Tensor, beat: int) -> Tensor:
+    """True wherever anything has moved since the last beat, passing notes too. Only what sounds on
+    the two beats is compared.
+    """
+    moved = _differ(_sounding(pitches))  # (L - 1,)
+    return torch.cat([moved, moved[-1:]])[: len(moved) // beat * beat].view(-1, beat).any(-1)
+
+
+@chord_changes.misconception
+def against_the_first_chord(pitches: Tensor, beat: int) -> Tensor:
+    """Every chord is compared with the first one. Compare it with the one a beat before."""
+    chords = _sounding(pitches[:, ::beat])
+    return (chords[1:] != chords[:1]).any(-1)
+
+
+@chord_changes.misconception
+def already_the_share(pitches: Tensor, beat: int) -> Tensor:
+    """That is the share of beats at which the chord changes, a single number. What is asked for is
+    which ones.
+    """
+    return _differ(_sounding(pitches[:, ::beat])).double().mean()
