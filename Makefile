@@ -4,7 +4,7 @@ VENV ?= .venv
 NB ?=
 
 BIN := $(VENV)/bin
-EXTRAS := notebooks test grading
+EXTRAS := notebooks audio test grading
 STAMP := $(VENV)/.stamp
 ONLY := $(if $(NB),--only $(NB))
 

@@ -37,6 +37,10 @@ TOPICS = (
     "captioned",
     "inpainting",
     "super-resolution",
+    "chorales",
+    "listener",
+    "speech",
+    "speech-attention",
 )
 HEAD = """# What was measured
 

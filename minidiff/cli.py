@@ -194,7 +194,8 @@ def _bfloat16(device_type: str) -> str:
 
 
 def _data() -> Iterator[Finding]:
-    from minidiff.data import find_fashion, load_digits
+    from minidiff.data import find_chorales, find_fashion, load_digits
+    from minidiff.data.speech import N_UTTERANCES, speech_path
 
     with warnings.catch_warnings(record=True) as damages:
         warnings.simplefilter("always")
@@ -205,6 +206,18 @@ def _data() -> Iterator[Finding]:
         found = "; ".join(str(damage.message) for damage in damages) or "no Fashion-MNIST"
         yield Finding("data", found, "run: minidiff fetch")
     yield Finding("data", f"{len(load_digits()[0])} handwritten digits of scikit-learn")
+    spoken = all(speech_path(split).is_file() for split in N_UTTERANCES)
+    yield Finding(
+        "data",
+        "spoken digits" if spoken else "no spoken digits yet; chapter 12 makes them in a minute",
+        "" if spoken else "run: minidiff fetch",
+    )
+    chorales = find_chorales()
+    yield Finding(
+        "data",
+        f"Bach's chorales in {chorales}" if chorales else "no chorales yet; music21 has them",
+        "" if chorales else "run: minidiff fetch",
+    )
     free = shutil.disk_usage(folder or Path.home()).free / GIB
     advice = "" if free >= 0.5 else "make room: data and trainings want half a gibibyte"
     yield Finding("disk", f"{free:.1f} GiB free", advice)
@@ -231,9 +244,13 @@ def _weights() -> Iterator[Finding]:
 
 
 def _fetch(options: argparse.Namespace) -> int:
-    from minidiff.data import fetch_fashion
+    from minidiff.data import fetch_chorales, fetch_fashion, fetch_speech
+    from minidiff.data.speech import N_UTTERANCES
 
     print(f"Fashion-MNIST is in {fetch_fashion()}, checksums right.")
+    folders = {fetch_speech(split).parent for split in N_UTTERANCES}
+    print(f"Spoken digits are in {', '.join(map(str, folders))}.")
+    print(f"Bach's chorales are in {fetch_chorales()}.")
     return 0
 
 

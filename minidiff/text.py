@@ -316,8 +316,8 @@ def watch_attention(model: nn.Module, size: Sequence[int] | None = None) -> Iter
             x_t are latents.
 
     Yields:
-        A list that grows by one entry a call, (B, N, H, W): how much each place looks at each word,
-        the mean over heads and layers, coarse ones enlarged. Each place's shares add up to 1.
+        A list that grows by one entry a call, (B, N, *space): how much each pixel, or frame, looks
+        at each word, the mean over heads and layers, coarse ones enlarged. Its shares add up to 1.
 
     Raises:
         ValueError: If model has no cross-attention.
@@ -339,7 +339,8 @@ def watch_attention(model: nn.Module, size: Sequence[int] | None = None) -> Iter
 
     def end(model: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         shape = args[0].shape[2:] if size is None else tuple(size)
-        maps = [F.interpolate(layer, shape, mode="bilinear") for layer in layers]
+        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(shape)]
+        maps = [F.interpolate(layer, shape, mode=mode) for layer in layers]
         seen.append(torch.stack(maps).mean(0))  # (B, N, H, W)
         layers.clear()
 

@@ -392,6 +392,10 @@ READS = {
     "inpaint_explorer": lambda v: (
         rf"{re.escape(v['picture'])}, each step {v['each step']}: \d+ of 784 pixels (are|were) "
     ),
+    "speech_explorer": lambda v: rf"Step {v['step']} of 20, at t = \d+: \d of 3 words are right; ",
+    "harmony_explorer": lambda v: (
+        rf"{re.escape(v['chorale'])}, {re.escape(v['lower voices'])}( voices)?: \d+ of 32 beats "
+    ),
     "caption_explorer": lambda v: rf"{re.escape(v['caption'])}, noise {v['noise']}: the word ",
 }
 

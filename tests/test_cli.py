@@ -133,6 +133,20 @@ def test_fetch_without_any_way_to_the_data_says_what_was_tried(
     assert "set MINIDIFF_CACHE to a folder that you may write to" in sentence(capsys)
 
 
+def test_fetch_has_the_digits_spoken_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    asked: list[str] = []
+
+    def fetched(split: str) -> Path:
+        asked.append(split)
+        return tmp_path / "speech" / f"{split}.npz"
+
+    monkeypatch.setattr(data, "fetch_fashion", lambda: tmp_path)
+    monkeypatch.setattr(data, "fetch_speech", fetched)
+    assert main(["fetch"]) == 0
+    assert asked == ["train", "test", "listener", "listener-test"]
+    assert f"Spoken digits are in {tmp_path / 'speech'}." in capsys.readouterr().out
+
+
 # --- sample -------------------------------------------------------------------------------------
 
 
@@ -197,6 +211,7 @@ def test_train_writes_the_weight_file_and_removes_its_state(
 
 def test_doctor_finds_nothing_lacking(weights: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(data, "find_fashion", lambda: tmp_path)
+    monkeypatch.setattr(data.speech, "speech_path", lambda split: Path(__file__))
     assert main(["doctor"]) == 0
     found = capsys.readouterr().out
     assert torch.__version__ in found
@@ -215,7 +230,8 @@ def test_doctor_says_what_to_do_about_each_lack(weights: Path, tmp_path: Path, m
     lacks = [number for number, line in enumerate(lines) if line.startswith("LACK")]
     advice = [lines[number + 1].split("-> ")[1] for number in lacks]
     assert advice == [
-        "run: minidiff fetch",
+        "run: minidiff fetch",  # clothes
+        "run: minidiff fetch",  # spoken digits
         "restore the file, or train it: minidiff train fashion",
         "restore the file, or train it: minidiff train judge",
     ]

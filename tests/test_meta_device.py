@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from minidiff import (
+    audio,
     ddim,
     ddpm,
     editing,
@@ -40,6 +41,7 @@ CHAPTERS = (
     latent,
     text,
     editing,
+    audio,
 )
 
 
@@ -287,6 +289,38 @@ CALLS |= {
     "attention_weights": lambda _: text.attention_weights(CROSS, H, WORDS, MASK),
     "watch_attention": lambda _: watched(),
 }
+
+
+SOUND = torch.randn(2, 2048)
+MELS, MAGNITUDES = audio.mel_spectrogram(SOUND), audio.spectrogram(SOUND).abs()
+SPEAKER = randomised(
+    audio.UNet1d(
+        3, 3, (8, 16), n_classes=3, frame_channels=2, n_words=len(TOKENIZER), text_levels=(1,),
+        text_dim=8, n_tokens=6,
+    )
+)  # fmt: skip
+OVER_TIME = randomised(audio.ResBlock1d(8, 16, 32))
+TOLD = {**CAPTIONS, **CONTEXT, "frames": torch.randn(4, 2, 5)}
+CALLS |= {
+    "hz_to_mel": lambda _: audio.hz_to_mel(X.abs()),
+    "mel_to_hz": lambda _: audio.mel_to_hz(X),
+    "mel_filters": lambda _: audio.mel_filters(),
+    "spectrogram": lambda _: audio.spectrogram(SOUND),
+    "mel_spectrogram": lambda _: [
+        audio.mel_spectrogram(SOUND), audio.mel_spectrogram(SOUND, 12)
+    ],
+    "mel_to_magnitude": lambda _: audio.mel_to_magnitude(MELS),
+    "griffin_lim": lambda _: [
+        audio.griffin_lim(MAGNITUDES, 2),
+        audio.griffin_lim(MAGNITUDES, 2, generator=generator()),
+        audio.griffin_lim(MAGNITUDES, 2, phase=MAGNITUDES),
+    ],
+    "mel_to_sound": lambda _: audio.mel_to_sound(MELS, 2, generator()),
+    "frames_of": lambda _: audio.frames_of([("a", 0.0, 0.1)], ["_", "a"]),
+    "word_errors": lambda _: audio.word_errors("one two", "two"),
+    "ResBlock1d": lambda _: OVER_TIME(H[..., 0], TIME),
+    "UNet1d": lambda _: SPEAKER(X[:, [0, 0, 0], 0], T, TOLD),
+}  # fmt: skip
 
 
 def leaves(result: Any) -> Iterator[Any]:

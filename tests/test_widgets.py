@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from minidiff.data import Score
 from minidiff.ddim import sample_ddim, sample_dpm_solver
 from minidiff.ddpm import Denoiser, Step
 from minidiff.evaluation import (
@@ -29,10 +30,12 @@ from minidiff.lab.widgets import (
     forward_explorer,
     gaussian_explorer,
     guidance_explorer,
+    harmony_explorer,
     inpaint_explorer,
     interpolation_explorer,
     loss_explorer,
     schedule_explorer,
+    speech_explorer,
     trajectory_explorer,
     variance_explorer,
 )
@@ -795,3 +798,84 @@ def test_inpaint_explorer_refuses_what_its_board_does_not_fit():
         inpaint_explorer(denoise, torch.zeros(1, 1, 8, 8), ["a"])
     with pytest.raises(ValueError, match="names must have 2 items, got 1"):
         inpaint_explorer(denoise, torch.zeros(2, 1, 28, 28), ["a"])
+
+
+# --- chapter 12 ---
+
+
+def test_speech_explorer_says_what_is_heard_at_each_step():
+    generator = torch.Generator().manual_seed(0)
+    mels = [torch.rand(1, 64, 128, generator=generator) * 2 - 1 for _ in range(3)]
+    steps = [Step(t, mel, mel / 2) for t, mel in zip((999, 666, 333), mels, strict=True)]
+    heard = ["", "four nine", "four two seven"]
+    seen = []
+
+    def hear(x):
+        seen.append(x)
+        return heard
+
+    explorer = speech_explorer(steps, hear, "four two seven")
+    torch.testing.assert_close(seen[0], torch.cat(mels) / 2, atol=0, rtol=0)
+    assert explorer.sentence == (
+        "Step 1 of 3, at t = 999: 0 of 3 words are right; nothing is heard."
+    )
+    pictures = {explorer.png}
+    for step, begin in (
+        (2, "Step 2 of 3, at t = 666: 1 of 3 words are right; heard: four nine."),
+        (3, "Step 3 of 3, at t = 333: 3 of 3 words are right; heard: four two seven."),
+    ):
+        explorer.controls["step"].value = step
+        assert explorer.sentence == begin
+        assert is_static_png(explorer)
+        assert explorer.png not in pictures
+        pictures.add(explorer.png)
+    assert len(seen) == 1  # everything was heard when it was made
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 128), (64, 128)])
+def test_speech_explorer_refuses_what_is_not_one_utterance(shape):
+    step = Step(0, torch.zeros(shape), torch.zeros(shape))
+    with pytest.raises(ValueError, match="one utterance"):
+        speech_explorer([step], lambda mels: [""])
+    with pytest.raises(ValueError, match="one utterance"):
+        speech_explorer([], lambda mels: [])
+
+
+def two_chords():
+    pitches = torch.tensor([[72, 67, 60, 48], [71, 67, 62, 43]])[..., None].repeat(1, 1, 16)
+    onsets = torch.zeros(2, 4, 16, dtype=torch.bool)
+    onsets[..., ::4] = True
+    return Score(pitches, onsets)
+
+
+def test_harmony_explorer_shows_and_plays_each_harmony_that_was_drawn():
+    calls = []
+
+    def model(x_t, t, context=None):
+        calls.append(len(x_t))
+        return torch.zeros_like(x_t)
+
+    denoise = Denoiser(model, cosine_schedule(), "x_0")
+    explorer = harmony_explorer(denoise, two_chords(), ["in C", "in G"], ways=(1, 2), n_steps=3)
+    assert calls == [2] * (3 + 5)  # all melodies at once; steps but the last made twice
+    player = explorer.box.children[-1]
+    sounds = set()
+    for passage, name in enumerate(("in C", "in G")):
+        for voices in explorer.controls["voices"].options:
+            explorer.controls["passage"].value = passage
+            explorer.controls["voices"].value = voices
+            assert explorer.sentence.startswith(f"{name}, {voices}")
+            assert is_static_png(explorer)
+            assert 'src="data:audio/mpeg;base64,' in player.value
+            sounds.add(player.value)
+    assert len(sounds) == 6
+    assert explorer.sentence == (
+        "in G, Bach's voices: 4 of 4 beats form a triad or a seventh chord."
+    )
+    assert len(calls) == 8
+
+
+def test_harmony_explorer_wants_a_name_for_each_passage():
+    denoise = Denoiser(lambda x_t, t, context=None: x_t, cosine_schedule(), "x_0")
+    with pytest.raises(ValueError, match="names must have 2 items, got 1"):
+        harmony_explorer(denoise, two_chords(), ["in C"])

@@ -13,7 +13,20 @@ import torch
 from torch import Tensor
 
 from minidiff import training
-from minidiff.data import Captioned, DataNotFound, describe, draw_scenes, load_fashion, paint
+from minidiff.data import (
+    PHONEMES,
+    WORDS,
+    Captioned,
+    Chorale,
+    DataNotFound,
+    Score,
+    Speech,
+    describe,
+    draw_scenes,
+    from_roll,
+    load_fashion,
+    paint,
+)
 from minidiff.ddim import sample_dpm_solver
 from minidiff.ddpm import Denoiser, sample_ddpm
 from minidiff.evaluation import frechet_distance
@@ -25,11 +38,14 @@ from minidiff.zoo import (
     RECIPES,
     WEIGHTS,
     CaptionRecipe,
+    ChoraleRecipe,
     DiffusionRecipe,
     HybridRecipe,
     Judge,
     JudgeRecipe,
+    ListenerRecipe,
     Pretrained,
+    SpeechRecipe,
     SuperResolutionRecipe,
     judge_images,
     load,
@@ -110,7 +126,15 @@ def test_a_weight_file_says_how_it_was_made(name: str) -> None:
     assert json.loads(metadata["recipe"]) == json.loads(json.dumps(asdict(recipe)))
     assert metadata["steps"] == str(recipe.n_steps)
     assert metadata["seed"] == str(recipe.seed)
-    assert metadata["data"] == "Fashion-MNIST, training split"
+    speaks = name in ("speech", "speech-attention", "listener")
+    spoken, fashion = (
+        "digits spoken by espeak-ng, training strings",
+        "Fashion-MNIST, training split",
+    )
+    expected = spoken if speaks else fashion
+    if name == "chorales":
+        expected = "Bach's chorales as music21 ships them, training split"
+    assert metadata["data"] == expected
     assert metadata["license"] == "MIT"
     assert metadata["torch"]
     floating = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
@@ -254,6 +278,31 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipes, "load_captioned", lambda split: captioned)
     data = normal(300, 1, 28, 28).float().clamp(-1, 1), torch.arange(300) % 10
     monkeypatch.setattr(recipes, "load_fashion", lambda split: data)
+    for name in ("speech", "speech-attention"):
+        speaker = RECIPES[name]
+        assert isinstance(speaker, SpeechRecipe)
+        speaker = replace(
+            speaker, n_steps=3, batch_size=4, channels=(8, 16), text_levels=(), text_dim=8
+        )
+        monkeypatch.setitem(RECIPES, name, speaker)
+    listener = RECIPES["listener"]
+    assert isinstance(listener, ListenerRecipe)
+    monkeypatch.setitem(RECIPES, "listener", replace(listener, n_steps=3, batch_size=4, width=8))
+    texts = [WORDS[i % 10] for i in range(60)]
+    spoken = Speech(
+        torch.randint(256, (60, 64, 128), generator=seeded()).to(torch.uint8),
+        torch.eye(len(PHONEMES), dtype=torch.uint8)[:, [0] * 128].expand(60, -1, -1),
+        torch.arange(60) % 6,
+        texts,
+    )
+    monkeypatch.setattr(recipes, "load_speech", lambda split: spoken)
+    composer = RECIPES["chorales"]
+    assert isinstance(composer, ChoraleRecipe)
+    composer = replace(composer, n_steps=3, batch_size=4, channels=(8, 16))
+    monkeypatch.setitem(RECIPES, "chorales", composer)
+    steps = torch.randint(5, (4, 160), generator=seeded())
+    sung = Score(torch.tensor([[67], [62], [57], [48]]) + steps, steps > 2)
+    monkeypatch.setattr(recipes, "load_chorales", lambda split: [Chorale("a", 0, sung)])
     minutes = itertools.count(step=100.0)
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=minutes.__next__))
 
@@ -351,6 +400,34 @@ def test_the_denoiser_knows_what_the_model_was_trained_for(untrained: Pretrained
     assert denoise.prediction_type == untrained.recipe.prediction_type
     assert torch.equal(denoise.schedule.betas, untrained.recipe.schedule().betas)
     assert (denoise.context, denoise.clip) == (labels, None)
+
+
+def test_labels_make_no_music() -> None:
+    recipe = RECIPES["chorales"]
+    assert isinstance(recipe, ChoraleRecipe)
+    model = replace(recipe, channels=(8,)).model()
+    with pytest.raises(ValueError, match="'chorales' draws music; labels make none"):
+        sample(Pretrained(model, recipe, {}), torch.tensor([0]))
+
+
+def test_scores_train_as_their_rolls_do_half_of_them_as_they_were_written() -> None:
+    seen = []
+
+    def model(x_t: Tensor, t: Tensor, context: object = None) -> Tensor:
+        seen.append(x_t)
+        return torch.zeros_like(x_t)
+
+    recipe = RECIPES["chorales"]
+    assert isinstance(recipe, ChoraleRecipe)
+    pitches = torch.tensor([69, 64, 60, 50])[None, :, None].expand(400, 4, 8)
+    score = torch.cat([pitches, torch.ones_like(pitches)], 1)
+    t = torch.zeros(400, dtype=torch.int64)  # hardly any noise
+    recipe.loss(model, score, t, recipe.schedule(), None, None, seeded(), "x_0")
+    heard = from_roll(seen[0]).pitches[..., 0] - pitches[..., 0]  # (400, 4) semitones
+    assert (heard == heard[:, :1]).all()  # all voices together
+    assert set(heard[:, 0].tolist()) == set(range(-6, 7))
+    unmoved = (heard[:, 0] == 0).double().mean().item()
+    assert unmoved == pytest.approx(0.5 + 0.5 / 13, abs=4 * 0.025)
 
 
 def test_a_judge_draws_nothing(file: Path) -> None:

@@ -2,7 +2,7 @@
 
 from minidiff.lab.machine import best_device, budget
 from minidiff.lab.preview import preview
-from minidiff.lab.show import COLORS, draw_images, figure, gif, show, show_images
+from minidiff.lab.show import COLORS, draw_images, draw_mel, figure, gif, play, show, show_images
 from minidiff.lab.widgets import Explorer
 
 __all__ = [
@@ -11,8 +11,10 @@ __all__ = [
     "best_device",
     "budget",
     "draw_images",
+    "draw_mel",
     "figure",
     "gif",
+    "play",
     "preview",
     "show",
     "show_images",

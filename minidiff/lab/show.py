@@ -6,6 +6,8 @@ white also in dark mode, so that every line keeps its contrast.
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -14,13 +16,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from cycler import cycler
-from IPython.display import Image, display
+from IPython.display import HTML, Image, display
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from PIL import Image as PILImage
 from torch import Tensor
 from torchvision.utils import make_grid
+
+from minidiff.data.chorales import BEAT, HIGHEST, LOWEST, Score, notes
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DPI = 72
@@ -211,3 +216,106 @@ def gif(
         buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=duration
     )
     display(Image(data=buffer.getvalue(), format="gif", alt=alt))  # type: ignore[no-untyped-call]
+
+
+def draw_score(
+    ax: Axes, score: Score, title: str = "", voices: Sequence[int] = (0, 1, 2, 3)
+) -> None:
+    """Draw four voices (4, L) as a piano roll into axes, each note a bar in its voice's colour.
+
+    Of a grid of axes only those at the edges get labels.
+
+    Args:
+        ax: Where to draw.
+        score: Pitches and onsets; a rest leaves a gap.
+        title: What is drawn.
+        voices: Which voices.
+
+    >>> fig, ax = figure()
+    >>> from minidiff.data import Score
+    >>> draw_score(ax, Score(torch.full((4, 16), 60), torch.ones(4, 16, dtype=torch.bool)))
+    >>> plt.close(fig)
+    """
+    for voice in voices:
+        sung = notes(score.pitches[voice].cpu(), score.onsets[voice].cpu())
+        bars = [  # the corners of each
+            [(x / BEAT, pitch + y) for x, y in ((b, -0.6), (e, -0.6), (e, 0.6), (b, 0.6))]
+            for b, e, pitch in ((begin + 0.1, end - 0.1, pitch) for begin, end, pitch in sung)
+        ]
+        ax.add_collection(PolyCollection(bars, facecolor=COLORS[voice]))
+    ax.set(
+        title=title,
+        xlabel="beat",
+        ylabel="pitch",
+        xlim=(0, score.pitches.shape[-1] / BEAT),
+        ylim=(LOWEST[3] - 1, HIGHEST[0] + 1),
+        yticks=[36, 48, 60, 72],
+        yticklabels=["C2", "C3", "C4", "C5"],
+    )
+    ax.label_outer()
+
+
+def mp3(sound: Tensor, sample_rate: int = 16_000) -> bytes:
+    """Compress a sound (n,), its loudest brought to 0.9, as MP3: about 4 KB a second.
+
+    Silence at its end is cut off: all but 0.1 seconds of what is 40 decibels below the loudest.
+
+    >>> len(mp3(torch.zeros(16_000))) < 9_000
+    True
+    """
+    import soundfile
+
+    wave = sound.detach().float().cpu()
+    wave = 0.9 * wave / wave.abs().max().clamp(min=1e-3)
+    heard = (wave.abs() >= 0.009).nonzero()
+    if len(heard):
+        wave = wave[: int(heard[-1]) + sample_rate // 10]
+    buffer = io.BytesIO()
+    options = {"bitrate_mode": "VARIABLE", "compression_level": 0.7}
+    soundfile.write(buffer, wave.numpy(), sample_rate, format="MP3", **options)
+    return buffer.getvalue()
+
+
+def play(sounds: dict[str, Tensor], sample_rate: int = 16_000) -> None:
+    """Display a player for each of some sounds, embedded and compressed.
+
+    Args:
+        sounds: (n,) each, by what is said beside the player.
+        sample_rate: Samples a second.
+
+    >>> play({"silence": torch.zeros(16_000)})  # doctest: +SKIP
+    """
+    rows = []
+    for name, sound in sounds.items():
+        data = base64.b64encode(mp3(sound, sample_rate)).decode()
+        label = html.escape(name, quote=True)
+        rows.append(
+            f'<div><audio controls preload="none" aria-label="{label}" '
+            f'style="height: 2em; vertical-align: middle" src="data:audio/mpeg;base64,{data}">'
+            f"</audio> {label}</div>"
+        )
+    display(HTML("\n".join(rows)))  # type: ignore[no-untyped-call]
+
+
+def draw_mel(ax: Axes, mel: Tensor, title: str = "") -> None:
+    """Draw a mel spectrogram (bands, frames) in [-1, 1] into axes, low bands at the bottom.
+
+    Of a grid of axes only those at the edges get labels.
+
+    >>> fig, ax = figure()
+    >>> draw_mel(ax, torch.zeros(64, 128))
+    >>> plt.close(fig)
+    """
+    ax.imshow(
+        mel.detach().float().cpu().numpy(),
+        origin="lower",
+        aspect="auto",
+        cmap=plt.get_cmap("magma", 16),  # steps of 4 decibels: half the bytes
+        vmin=-1,
+        vmax=1,
+        interpolation="nearest",
+    )
+    ax.set_title(title)
+    ax.grid(False)
+    ax.set(xlabel="frame", ylabel="band")
+    ax.label_outer()

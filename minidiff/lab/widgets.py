@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
+from minidiff.audio import word_errors
+from minidiff.data.chorales import BEAT, Score, from_roll, synthesize, to_roll, voice_channels
 from minidiff.ddim import ddim_invert, sample_ddim, sample_dpm_solver, slerp
 from minidiff.ddpm import Denoiser, Step, respace
 from minidiff.editing import inpaint
@@ -42,11 +44,21 @@ from minidiff.forward import (
 )
 from minidiff.guidance import guided
 from minidiff.improved import learned_log_variance
-from minidiff.lab.show import COLORS, draw_images, figure, png, quick_png
+from minidiff.lab.show import (
+    COLORS,
+    draw_images,
+    draw_mel,
+    draw_score,
+    figure,
+    mp3,
+    png,
+    quick_png,
+)
 from minidiff.latent import Autoencoder
 from minidiff.text import Tokenizer, watch_attention
 from minidiff.training import PredictionType, autocast, training_target
 from minidiff.unet import UNet
+from minidiff.zoo.music import forms_chord
 
 Draw = Callable[..., tuple[Figure, str]]
 
@@ -1295,3 +1307,134 @@ def _add_board(
     keys = ipywidgets.Output(outputs=(script,))
     board = ipywidgets.VBox([back, grid, ipywidgets.HBox([press, clear]), keys])
     explorer.box.children = (*explorer.box.children, board)
+
+
+def harmony_explorer(
+    denoise: Denoiser,
+    real: Score,
+    names: Sequence[str],
+    ways: Sequence[int] = (1, 3),
+    n_steps: int = 30,
+    seed: int = 0,
+) -> Explorer:
+    """See and hear melodies of Bach's harmonised: his own voices beside drawn ones (chapter 12).
+
+    All is drawn and played once, when the explorer is made, so that every move is quick.
+
+    Args:
+        denoise: The model of rolls with its schedule.
+        real: Passages to choose from, Score of (B, 4, L).
+        names: What each is called.
+        ways: How often each step is made.
+        n_steps: Length of the chain.
+        seed: Of all noise.
+
+    Raises:
+        ValueError: If there is not one name for each passage.
+
+    >>> model = lambda x_t, t, context=None: torch.zeros_like(x_t)  # knows nothing
+    >>> denoise = Denoiser(model, cosine_schedule(), "x_0")
+    >>> chord = torch.tensor([72, 67, 64, 48])[None, :, None].expand(1, 4, 16)
+    >>> passage = Score(chord, torch.ones(1, 4, 16, dtype=torch.bool))
+    >>> explorer = harmony_explorer(denoise, passage, ["C major"], ways=(1,), n_steps=2)
+    >>> explorer.controls["voices"].value = "Bach's"
+    >>> explorer.sentence
+    "C major, Bach's voices: 4 of 4 beats form a triad or a seventh chord."
+    """
+    if len(names) != len(real.pitches):
+        raise ValueError(f"names must have {len(real.pitches)} items, got {len(names)}")
+    known = to_roll(real).to(denoise.schedule.betas.device)
+    mask = torch.zeros(1, known.shape[1], 1, dtype=torch.bool, device=known.device)
+    mask[:, voice_channels(0)] = True
+    scores = {}
+    for way in ways:
+        generator = torch.Generator().manual_seed(seed)
+        with autocast(known.device):
+            roll = inpaint(denoise, known, mask, n_steps, way, generator).cpu()
+        scores["drawn, each step once" if way == 1 else f"drawn, each step {way} times"] = (
+            from_roll(roll)
+        )
+    scores["Bach's"] = real
+    sounds = {}
+    for voices, score in scores.items():
+        for i, name in enumerate(names):
+            data = mp3(synthesize(Score(score.pitches[i], score.onsets[i])))
+            sounds[i, voices] = (
+                f'<audio controls preload="none" aria-label="{html.escape(name)}, '
+                f'{html.escape(voices)}" '
+                f'src="data:audio/mpeg;base64,{base64.b64encode(data).decode()}"></audio>'
+            )
+
+    def draw(passage: int, voices: str) -> tuple[Figure, str]:
+        fig, axes = figure(
+            "Who wrote the lower three voices?", 1, 2, (9.0, 3.0), sharex=True, sharey=True
+        )
+        for ax, by in zip(axes, ("Bach's", voices), strict=True):
+            pitches, onsets = (x[passage] for x in scores[by])
+            draw_score(ax, Score(pitches, onsets), by)
+        axes[1].set(ylabel="")
+        beats = scores[voices].pitches[passage, :, ::BEAT]
+        n_chords = int(forms_chord(beats).sum())
+        whose = "Bach's voices" if voices == "Bach's" else voices
+        return fig, (
+            f"{names[passage]}, {whose}: {n_chords} of {beats.shape[-1]} beats form a triad or a "
+            "seventh chord."
+        )
+
+    explorer = Explorer(
+        draw,
+        {
+            "passage": ipywidgets.Dropdown(
+                options=[(name, i) for i, name in enumerate(names)], description="chorale"
+            ),
+            "voices": ipywidgets.Dropdown(options=list(scores), description="lower voices"),
+        },
+    )
+    player = ipywidgets.HTML()
+
+    def follow(change: Any = None) -> None:
+        passage, voices = (control.value for control in explorer.controls.values())
+        player.value = sounds[passage, voices]
+
+    for control in explorer.controls.values():
+        control.observe(follow, names="value")
+    follow()
+    explorer.box.children = (*explorer.box.children, player)
+    return explorer
+
+
+def speech_explorer(
+    steps: Sequence[Step], hear: Callable[[Tensor], Sequence[str]], asked: str = ""
+) -> Explorer:
+    """Watch speech arise: what there is after each step, what it is taken for, and what is heard.
+
+    Args:
+        steps: What a sampler yielded for one utterance, x and x_0 (1, bands, frames).
+        hear: Writes down what it hears in mel spectrograms (N, bands, frames).
+        asked: What should be said.
+
+    Raises:
+        ValueError: If there are no steps, or they are not of one utterance.
+
+    >>> step = Step(999, torch.zeros(1, 64, 128), torch.zeros(1, 64, 128))
+    >>> speech_explorer([step], lambda mels: ["four two"], "four two").sentence
+    'Step 1 of 1, at t = 999: 2 of 2 words are right; heard: four two.'
+    """
+    if not steps or any(step.x_0.ndim != 3 or len(step.x_0) != 1 for step in steps):
+        raise ValueError("steps must be those of one utterance, x_0 (1, bands, frames)")
+    heard = hear(torch.cat([step.x_0.float().cpu() for step in steps]))
+
+    def draw(step: int) -> tuple[Figure, str]:
+        t, x, x_0 = steps[step - 1]
+        text = heard[step - 1]
+        fig, axes = figure("What will be said?", 1, 2, (6.5, 2.2))
+        draw_mel(axes[0], x[0], "after this step")
+        draw_mel(axes[1], x_0[0], "the utterance that it is taken for")
+        n_words = len(asked.split())
+        n_right = max(n_words - word_errors(asked, text), 0)
+        right = f"{n_right} of {n_words} words are right; " if asked else ""
+        found = f"heard: {text}." if text else "nothing is heard."
+        return fig, f"Step {step} of {len(steps)}, at t = {t}: {right}{found}"
+
+    slider = ipywidgets.IntSlider(value=1, min=1, max=len(steps), description="step")
+    return Explorer(draw, {"step": slider})

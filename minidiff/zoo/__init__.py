@@ -10,20 +10,30 @@ from minidiff.zoo.checkpoints import (
     save_weights,
     train_recipe,
 )
-from minidiff.zoo.judges import Judge, judge_images, judge_pictures
+from minidiff.zoo.judges import (
+    Judge,
+    Listener,
+    judge_images,
+    judge_pictures,
+    listen,
+    transcribe,
+)
 from minidiff.zoo.recipes import (
     RECIPES,
     AutoencoderRecipe,
     CaptionRecipe,
+    ChoraleRecipe,
     DiffusionRecipe,
     HybridRecipe,
     JudgeRecipe,
     LatentRecipe,
+    ListenerRecipe,
     Recipe,
+    SpeechRecipe,
     SuperResolutionRecipe,
     recipe_hash,
 )
-from minidiff.zoo.sampling import sample, sample_captions
+from minidiff.zoo.sampling import sample, sample_captions, sample_speech
 
 __all__ = [
     "BOUNDS",
@@ -31,22 +41,29 @@ __all__ = [
     "WEIGHTS",
     "AutoencoderRecipe",
     "CaptionRecipe",
+    "ChoraleRecipe",
     "DiffusionRecipe",
     "HybridRecipe",
     "Judge",
     "JudgeRecipe",
     "LatentRecipe",
+    "Listener",
+    "ListenerRecipe",
     "Pretrained",
     "Recipe",
+    "SpeechRecipe",
     "SuperResolutionRecipe",
     "judge_images",
     "judge_pictures",
+    "listen",
     "load",
     "nearest_distances",
     "note_quality",
     "recipe_hash",
     "sample",
     "sample_captions",
+    "sample_speech",
     "save_weights",
     "train_recipe",
+    "transcribe",
 ]

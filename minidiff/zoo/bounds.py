@@ -72,6 +72,37 @@ BOUNDS = MappingProxyType(
         # The judge on images enlarged from 7x7, N = 2,000 a seed, three seeds: share that it gets
         # right more than after bicubic interpolation, at least.
         "super_resolution_gain": 0.10,
+        # The listener: share of the words of test recordings that it hears, in voices that it was
+        # not trained on, at least.
+        "listener_accuracy": 0.95,
+        # Spoken digits, strings never in training, the speaker's own recordings through the same
+        # mel bands and Griffin-Lim: word accuracy of each of two judges, at least.
+        "speech_control": 0.80,
+        # `speech`, which is told the timings, three seeds, each judge: word accuracy relative to
+        # that of the recordings, at least;
+        "speech_words": 0.90,
+        # `speech-attention`, which reads the words alone, likewise.
+        "speech_attention_words": 0.80,
+        # The middle third of each recording cut out and filled in by `speech`, three seeds: how
+        # many more of the words pocketsphinx hears than with the gap left silent, at least.
+        "speech_gap_gain": 0.15,
+        # `chorales`, 200 passages a seed, three seeds, and real ones of test chorales: of the gap
+        # between real notes in shuffled order and real passages the share that is closed, at least,
+        # in pitch classes relative to the key,
+        "chorales_pitch_classes": 0.6,
+        # in the pitches of each voice,
+        "chorales_ranges": 0.6,
+        # in how well the notes fit the key that music21 finds,
+        "chorales_key": 0.6,
+        # and in the intervals within and between the voices;
+        "chorales_intervals": 0.6,
+        # how far the rate at which chords change is from the real one, relative to it, at most;
+        "chorales_chord_change": 0.3,
+        # share of two-bar excerpts that stand in a training chorale, at most.
+        "chorales_copied": 0.05,
+        # Melodies of test chorales harmonised, three seeds: of the gap between random voices and
+        # Bach's the share that is closed in beats that form a triad or a seventh chord, at least.
+        "harmonised_chords": 0.6,
     }
 )
 

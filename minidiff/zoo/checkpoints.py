@@ -16,7 +16,16 @@ from minidiff.ddpm import Denoiser
 from minidiff.forward import NoiseSchedule
 from minidiff.latent import Autoencoder
 from minidiff.training import EMA, Context, Progress, load_tensors, save_tensors
-from minidiff.zoo.recipes import RECIPES, DiffusionRecipe, LatentRecipe, Recipe, recipe_hash
+from minidiff.zoo.recipes import (
+    RECIPES,
+    ChoraleRecipe,
+    DiffusionRecipe,
+    LatentRecipe,
+    ListenerRecipe,
+    Recipe,
+    SpeechRecipe,
+    recipe_hash,
+)
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -36,8 +45,8 @@ class Pretrained:
         return self._diffusion().schedule()
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape of what the model draws: (1, 28, 28), or that of latents."""
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what the model draws: (1, 28, 28), that of latents, or another."""
         return self._diffusion().shape
 
     def denoiser(
@@ -186,13 +195,22 @@ def save_weights(path: Path, model: nn.Module, recipe: Recipe) -> None:
     metadata = {
         "recipe": json.dumps(asdict(recipe), sort_keys=True),
         "recipe_hash": recipe_hash(recipe),
-        "data": "Fashion-MNIST, training split",
+        "data": data_of(recipe),
         "steps": str(recipe.n_steps),
         "seed": str(recipe.seed),
         "torch": torch.__version__,
         "license": "MIT",
     }
     save_tensors(path, tensors, metadata | {"sha256": digest(tensors, metadata)})
+
+
+def data_of(recipe: Recipe) -> str:
+    """Say what a recipe's model is trained on."""
+    if isinstance(recipe, SpeechRecipe | ListenerRecipe):
+        return "digits spoken by espeak-ng, training strings"
+    if isinstance(recipe, ChoraleRecipe):
+        return "Bach's chorales as music21 ships them, training split"
+    return "Fashion-MNIST, training split"
 
 
 def note_quality(path: Path, quality: Mapping[str, float]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,13 @@ from minidiff.guidance import guided
 from minidiff.improved import learned_variance
 from minidiff.training import autocast
 from minidiff.zoo.checkpoints import Pretrained
-from minidiff.zoo.recipes import CaptionRecipe, HybridRecipe, SuperResolutionRecipe
+from minidiff.zoo.recipes import (
+    CaptionRecipe,
+    ChoraleRecipe,
+    HybridRecipe,
+    SpeechRecipe,
+    SuperResolutionRecipe,
+)
 
 
 def sample(
@@ -39,8 +45,8 @@ def sample(
         Images (N, 1, 28, 28) in [-1, 1] on the CPU.
 
     Raises:
-        ValueError: If it is no diffusion model, one that enlarges a given image, or
-            one that reads captions, for which there is `sample_captions`.
+        ValueError: If it is no diffusion model, one that enlarges a given image, or one that reads
+            captions or speaks, for which there are `sample_captions` and `sample_speech`.
 
     >>> from minidiff.zoo import load
     >>> images = sample(load("fashion"), torch.tensor([9, 9]), n_steps=2)  # two ankle boots
@@ -49,6 +55,10 @@ def sample(
     """
     if isinstance(pretrained.recipe, CaptionRecipe):
         raise ValueError(f"{pretrained.recipe.name!r} wants captions, not labels")
+    if isinstance(pretrained.recipe, SpeechRecipe):
+        raise ValueError(f"{pretrained.recipe.name!r} speaks; there is sample_speech for that")
+    if isinstance(pretrained.recipe, ChoraleRecipe):
+        raise ValueError(f"{pretrained.recipe.name!r} draws music; labels make none")
     if isinstance(pretrained.recipe, SuperResolutionRecipe):
         raise ValueError(
             f"{pretrained.recipe.name!r} enlarges an image that it is given; labels make none"
@@ -118,3 +128,56 @@ def sample_captions(
             z = sample_dpm_solver(denoise, noise.shape, n_steps, x_T=noise)
             pictures.append(pretrained.to_images(z).cpu().clamp(-1, 1))
     return torch.cat(pictures)
+
+
+def sample_speech(
+    pretrained: Pretrained,
+    context: Mapping[str, Tensor],
+    n_steps: int = 20,
+    guidance_scale: float = 1.0,
+    x_T: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    batch_size: int = 64,
+) -> Tensor:
+    """Draw one utterance for each voice and text by DPM-Solver++, guided if asked for.
+
+    Args:
+        pretrained: A model that speaks, as `load` returns it.
+        context: N voices, "labels", and what they say: "frames" for a model that is told the
+            timings, "tokens" and "tokens_mask" of its recipe's tokenizer for the other.
+        n_steps: Steps an utterance.
+        guidance_scale: 1 is off.
+        x_T: The noise to start from, (N, 64, 128); drawn when absent.
+        generator: Source of that noise.
+        batch_size: Utterances at a time.
+
+    Returns:
+        Mel spectrograms (N, 64, 128) in [-1, 1] on the CPU; `mel_to_sound` makes them audible.
+
+    Raises:
+        ValueError: If the model does not speak, or context lacks something.
+
+    >>> from minidiff.zoo import load
+    >>> speech = load("speech-attention")
+    >>> words = speech.recipe.tokenizer()(["four two"])
+    >>> sample_speech(speech, {"labels": torch.tensor([0]), **words}, n_steps=2).shape
+    torch.Size([1, 64, 128])
+    """
+    recipe, model = pretrained.recipe, pretrained.model
+    if not isinstance(recipe, SpeechRecipe):
+        raise ValueError(f"{recipe.name!r} does not speak")
+    device = next(model.parameters()).device
+    null = {name: value.to(device) for name, value in recipe.null_context().items()}
+    if x_T is None:
+        shape = (len(next(iter(context.values()))), *recipe.shape)
+        x_T = noise_like(torch.empty(shape, device="cpu"), generator)
+    mels = []
+    for start in range(0, len(x_T), batch_size):
+        part = slice(start, start + batch_size)
+        asked = {name: values[part].to(device) for name, values in context.items()}
+        strong = guided(model, asked, null, guidance_scale)
+        denoise = Denoiser(strong, recipe.schedule(), recipe.prediction_type)
+        noise = x_T[part].to(device)
+        with autocast(device):
+            mels.append(sample_dpm_solver(denoise, noise.shape, n_steps, x_T=noise).cpu())
+    return torch.cat(mels)
