@@ -678,6 +678,8 @@ def missing_words_only(asked: list[str], heard: list[str]) -> Tensor:
 def _timings(draw: Draw) -> Inputs:
     """Sounds with a pause before, within and after; two begins and an end lie on a frame.
 
+    The last end lies just after the middle between two frames.
+
     hop is a power of two, so that what lies on a frame does so whichever way it is computed.
     """
     n_sounds, hop = draw.integer(3, 6), draw.choice((0.0625, 0.125, 0.25))
@@ -687,12 +689,13 @@ def _timings(draw: Draw) -> Inputs:
     begins = ends - lengths
     begins[0] = begins[0].round()
     pause = draw.integer(1, n - 1)  # before this sound
-    later = ends[pause - 1].ceil() + 1  # at least one frame of silence, and on a frame
+    ends[pause - 1] = ends[pause - 1].floor()
+    later = ends[pause - 1] + draw.integer(2, 4)  # some frames of silence
     ends[pause:] += later - begins[pause]
     begins[1:] = ends[:-1]
     begins[pause] = later
-    ends[-1] = ends[-1].floor()
-    n_frames = int(ends[-1]) + draw.integer(2, 7)
+    ends[-1] = ends[-1].floor() + draw.uniform(0.55, 0.65, 1)[0]  # after the middle of a frame
+    n_frames = int(ends[-1]) + draw.integer(2, 5)
     which = (torch.arange(n) + draw.integer(0, 5)) % (n_sounds - 1) + 1
     return {
         "begins": begins * hop, "ends": ends * hop, "which": which, "n_sounds": n_sounds,
