@@ -209,7 +209,7 @@ def _data() -> Iterator[Finding]:
     spoken = all(speech_path(split).is_file() for split in N_UTTERANCES)
     yield Finding(
         "data",
-        "spoken digits" if spoken else "no spoken digits yet; chapter 12 makes them in a minute",
+        "spoken digits" if spoken else "no spoken digits yet; chapter 12 makes them in minutes",
         "" if spoken else "run: minidiff fetch",
     )
     chorales = find_chorales()

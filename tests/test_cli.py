@@ -241,6 +241,7 @@ def test_doctor_says_what_to_do_about_each_lack(weights: Path, tmp_path: Path, m
     assert advice == [
         "run: minidiff fetch",  # clothes
         "run: minidiff fetch",  # spoken digits
+        "run: minidiff fetch",  # chorales
         "restore the file, or train it: minidiff train fashion",
         "restore the file, or train it: minidiff train judge",
     ]

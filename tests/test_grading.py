@@ -344,6 +344,36 @@ def test_where_no_mistake_is_recognised_the_property_is_named(answer, words):
     assert max(map(len, prose)) <= 96
 
 
+def test_complex_numbers_for_real_ones_are_no_matter_of_chance():
+    def turned(x, t):
+        return right(x, t).mul(1j)
+
+    assert "Called twice" not in said(complaint(scale, turned))
+    assert "Called twice" in said(complaint(scale, lambda x, t: turned(x, t) + torch.rand(1)))
+
+
+def test_right_numbers_of_the_wrong_kind_are_called_right():
+    @task(points=1, inputs=lambda draw: {"x": draw.normal(5)}, outputs=("signs", "above"))
+    def kinds(x):
+        """Signs, and what is above 0."""
+        return x.sign().long(), x > 0
+
+    failed = complaint(kinds, lambda x: (x.sign(), x > 0))
+    assert "whole numbers are asked for: `.long()` makes them" in said(failed)
+    failed = complaint(kinds, lambda x: (x.sign().long(), (x > 0).double()))
+    assert "true or false is asked for: `.bool()`" in said(failed)
+
+
+def test_of_two_numbers_none_is_in_another_order():
+    @task(points=1, inputs=lambda draw: {"k": draw.timesteps(4, 9)})
+    def marks(k):
+        """A one in each row."""
+        return F.one_hot(k, 9).float()
+
+    failed = complaint(marks, lambda k: F.one_hot((k + 1) % 9, 9).float())
+    assert "another order" not in said(failed)
+
+
 def test_an_error_is_shown_with_its_line():
     def fails(x, t):
         y = x.sum()

@@ -10,10 +10,12 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from minidiff import audio
 from minidiff.grading.check import Inputs, task
 from minidiff.grading.draw import Draw
+from minidiff.zoo import music
 
 PACKAGE = [
     audio.hz_to_mel,
@@ -29,8 +31,11 @@ PACKAGE = [
 
 
 def _frequencies(draw: Draw) -> Inputs:
-    hz = draw.uniform(20.0, 8000.0, draw.integer(4, 9), dtype=draw.dtype())
-    hz[0] = 0.0
+    """Of one dimension, of two, of none, and of three."""
+    shape = [draw.integer(2, 6) for _ in range((1, 2, 0, 3)[draw.case])]
+    hz = draw.uniform(20.0, 8000.0, *shape, dtype=draw.dtype())
+    if hz.ndim:
+        hz.view(-1)[0] = 0.0
     return {"hz": hz}
 
 
@@ -70,6 +75,12 @@ def one_left_out(hz: Tensor) -> Tensor:
 def one_outside(hz: Tensor) -> Tensor:
     """The 1 stands outside the logarithm. It belongs to what the logarithm is taken of."""
     return 2595 * (1 + torch.log10(hz / 700))
+
+
+@to_mel.misconception
+def one_divided_too(hz: Tensor) -> Tensor:
+    """The 1 is divided by 700 as well. Only the frequency is, before 1 is added to it."""
+    return 2595 * torch.log10((1 + hz) / 700)
 
 
 @to_mel.misconception
@@ -114,6 +125,7 @@ def _corners(draw: Draw) -> Inputs:
     steps = draw.uniform(0.6, 1.4, n_bands + 2).cumsum(0) ** 1.3
     corners = 0.1 * steps  # kHz, ever farther apart
     hz = torch.arange(draw.integer(40, 60), dtype=torch.float64) * (corners[-1] * 1.1 / 40)
+    hz = torch.cat([hz, corners]).sort().values  # the corners themselves among them
     dtype = draw.dtype()
     return {"hz": hz.to(dtype), "corners": corners.to(dtype)}
 
@@ -173,6 +185,58 @@ def same_width_on_both_sides(hz: Tensor, corners: Tensor) -> Tensor:
     """
     left, top, right, rise, _ = _parts(hz, corners)
     return torch.minimum(rise, (right - hz) / (top - left)).clamp(min=0)
+
+
+@triangles.misconception
+def top_counted_twice(hz: Tensor, corners: Tensor) -> Tensor:
+    """At the top both lines hold: there it must be 1, once. Here both are added."""
+    _, top, _, rise, fall = _parts(hz, corners)
+    return (torch.minimum(rise, fall) * (1.0 + (hz == top))).clamp(min=0)
+
+
+@triangles.misconception
+def top_left_out(hz: Tensor, corners: Tensor) -> Tensor:
+    """The triangle is 0 at its very top: a frequency equal to the middle corner lies on neither
+    side. There it must be 1.
+    """
+    _, top, _, rise, fall = _parts(hz, corners)
+    return (torch.minimum(rise, fall) * (hz != top)).clamp(min=0)
+
+
+@triangles.misconception
+def sum_of_both(hz: Tensor, corners: Tensor) -> Tensor:
+    """The two lines, each cut off at 0 and 1, are added. Beside a triangle one of them is 1
+    already, so take the smaller of both in place of the sum.
+    """
+    *_, rise, fall = _parts(hz, corners)
+    return rise.clamp(0, 1) + fall.clamp(0, 1)
+
+
+@triangles.misconception
+def falling_line_from_the_top(hz: Tensor, corners: Tensor) -> Tensor:
+    """The second line is 0 at the top and rises, too. It must be 1 at the top and 0 at the right
+    corner: it measures how far right - hz is.
+    """
+    _, top, right, rise, _ = _parts(hz, corners)
+    return torch.minimum(rise, (hz - top) / (right - top)).clamp(min=0)
+
+
+@triangles.misconception
+def symmetric_by_the_left(hz: Tensor, corners: Tensor) -> Tensor:
+    """These triangles are as wide on the right as on the left. The corners are not equally far
+    apart: the right side reaches 0 at the right corner.
+    """
+    left, top, *_ = _parts(hz, corners)
+    return (1 - (hz - top).abs() / (top - left)).clamp(min=0)
+
+
+@triangles.misconception
+def symmetric_by_the_mean(hz: Tensor, corners: Tensor) -> Tensor:
+    """Half of the whole width is taken on either side of the top. The two sides are not equally
+    wide: each has a line of its own.
+    """
+    left, top, right, *_ = _parts(hz, corners)
+    return (1 - (hz - top).abs() / ((right - left) / 2)).clamp(min=0)
 
 
 @triangles.misconception
@@ -320,6 +384,63 @@ def one_length_for_all(magnitude: Tensor, now: Tensor, before: Tensor, momentum:
     return magnitude[..., None] * ahead / length
 
 
+@put_back.misconception
+def left_complex(magnitude: Tensor, now: Tensor, before: Tensor, momentum: float) -> Tensor:
+    """These are complex numbers; return their real and imaginary part along a last axis
+    (`torch.view_as_real`).
+    """
+    ahead = now + momentum * (now - before)
+    return torch.view_as_complex((magnitude[..., None] * ahead / _length(ahead)).contiguous())
+
+
+@put_back.misconception
+def half_of_the_circle(magnitude: Tensor, now: Tensor, before: Tensor, momentum: float) -> Tensor:
+    """The angle is taken from the ratio of the parts (atan), which is the same for a number and for
+    the opposite one. Where the real part is negative, the result points the wrong way; atan2 knows
+    the whole circle.
+    """
+    ahead = now + momentum * (now - before)
+    return magnitude[..., None] * ahead / _length(ahead) * ahead[..., :1].sign()
+
+
+@put_back.misconception
+def parts_exchanged(magnitude: Tensor, now: Tensor, before: Tensor, momentum: float) -> Tensor:
+    """Real and imaginary part are exchanged. The real part comes first; of atan2's two arguments it
+    is the second.
+    """
+    ahead = now + momentum * (now - before)
+    return (magnitude[..., None] * ahead / _length(ahead)).flip(-1)
+
+
+@put_back.misconception
+def momentum_afterwards(magnitude: Tensor, now: Tensor, before: Tensor, momentum: float) -> Tensor:
+    """The momentum is added after the magnitudes were put back, which spoils them. Run ahead first,
+    then put them back.
+    """
+    put = magnitude[..., None] * now / _length(now)
+    return put + momentum * (put - before)
+
+
+@put_back.misconception
+def ahead_of_before(magnitude: Tensor, now: Tensor, before: Tensor, momentum: float) -> Tensor:
+    """This starts at before, and so does not even get to now. Start at now, and go on by momentum
+    times the last change.
+    """
+    ahead = before + momentum * (now - before)
+    return magnitude[..., None] * ahead / _length(ahead)
+
+
+@put_back.misconception
+def length_over_frequencies(
+    magnitude: Tensor, now: Tensor, before: Tensor, momentum: float
+) -> Tensor:
+    """The length is taken over the first axis, that is of a whole column of frequencies. Each
+    complex number has its own: that of its two parts, the last axis.
+    """
+    ahead = now + momentum * (now - before)
+    return magnitude[..., None] * ahead / ahead.square().sum(0, keepdim=True).sqrt()
+
+
 # --- 4: how many words are wrong -----------------------------------------------------------------
 
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -453,32 +574,131 @@ def words_right(asked: list[str], heard: list[str]) -> Tensor:
     return torch.tensor([len(a) - _distance(a, h) for a, h in pairs])
 
 
+def _last_entry(a: list[str], h: list[str], rule: str, edges: tuple[int, int]) -> int:
+    """The table of errors with another rule, or with edges that do not count up."""
+    down, across = edges
+    table = [[down * i + across * j for j in range(len(h) + 1)] for i in range(len(a) + 1)]
+    for i in range(1, len(a) + 1):
+        for j in range(1, len(h) + 1):
+            before = table[i - 1][j - 1], table[i - 1][j], table[i][j - 1]
+            wrong = int(a[i - 1] != h[j - 1])
+            if rule == "one more":
+                table[i][j] = min(before) + 1
+            elif rule == "one more where they differ":
+                table[i][j] = min(before) + wrong
+            else:
+                wrong = int(a[i - 2] != h[j - 2]) if rule == "one place off" else wrong
+                table[i][j] = min(before[0] + wrong, before[1] + 1, before[2] + 1)
+    return table[-1][-1]
+
+
+def _by_table(
+    asked: list[str], heard: list[str], rule: str = "", edges: tuple[int, int] = (1, 1)
+) -> Tensor:
+    pairs = zip(asked, heard, strict=True)
+    return torch.tensor([_last_entry(a.split(), h.split(), rule, edges) for a, h in pairs])
+
+
+@count_errors.misconception
+def edges_of_zeros(asked: list[str], heard: list[str]) -> Tensor:
+    """The table's edges are zeros. From nothing to j words takes j errors: the edges count up."""
+    return _by_table(asked, heard, edges=(0, 0))
+
+
 @count_errors.misconception
 def first_row_of_zeros(asked: list[str], heard: list[str]) -> Tensor:
-    """The table's edges are zeros. From nothing to j words takes j errors: the edges count up."""
-    rows = []
-    for a, h in zip(map(str.split, asked), map(str.split, heard), strict=True):
-        table = [[0] * (len(h) + 1) for _ in range(len(a) + 1)]
-        for i, want in enumerate(a, start=1):
-            for j, word in enumerate(h, start=1):
-                other = table[i - 1][j - 1] + (word != want)
-                table[i][j] = min(table[i - 1][j] + 1, table[i][j - 1] + 1, other)
-        rows.append(table[-1][-1])
-    return torch.tensor(rows)
+    """One edge counts up, and the other is zeros: nothing was asked for, j words are heard, and
+    that is j errors. So what is heard too much at the front costs nothing here.
+    """
+    return _by_table(asked, heard, edges=(1, 0))
+
+
+@count_errors.misconception
+def first_column_of_zeros(asked: list[str], heard: list[str]) -> Tensor:
+    """One edge counts up, and the other is zeros: i words were asked for, nothing is heard, and
+    that is i errors. So what is missing at the front costs nothing here.
+    """
+    return _by_table(asked, heard, edges=(0, 1))
+
+
+@count_errors.misconception
+def always_one_more(asked: list[str], heard: list[str]) -> Tensor:
+    """Each step costs one, even where both words are the same. Along the diagonal it costs one only
+    where they differ.
+    """
+    return _by_table(asked, heard, "one more")
+
+
+@count_errors.misconception
+def equal_words_always_free(asked: list[str], heard: list[str]) -> Tensor:
+    """Whether the words differ decides the price of all three steps here. It does so along the
+    diagonal alone: leaving a word out, or putting one in, always costs one.
+    """
+    return _by_table(asked, heard, "one more where they differ")
+
+
+@count_errors.misconception
+def words_one_place_off(asked: list[str], heard: list[str]) -> Tensor:
+    """The wrong words are compared. d[i, j] is about the first i and the first j words: the last of
+    these are number i - 1 and j - 1, counted from 0.
+    """
+    return _by_table(asked, heard, "one place off")
+
+
+@count_errors.misconception
+def last_word_left_out(asked: list[str], heard: list[str]) -> Tensor:
+    """The last word of each text has no part in it: the table needs one row and one column more
+    than there are words, and the answer is in its last corner.
+    """
+    pairs = zip(asked, heard, strict=True)
+    return torch.tensor([_distance(a.split()[:-1], h.split()[:-1]) for a, h in pairs])
+
+
+@count_errors.misconception
+def per_word(asked: list[str], heard: list[str]) -> Tensor:
+    """This divides by the number of words asked for: that is the word error rate. Here the errors
+    themselves are to be counted.
+    """
+    pairs = zip(asked, heard, strict=True)
+    return torch.tensor([_distance(a.split(), h.split()) / len(a.split()) for a, h in pairs])
+
+
+@count_errors.misconception
+def missing_words_only(asked: list[str], heard: list[str]) -> Tensor:
+    """This counts the words asked for that are heard nowhere. Words too many count as well, and so
+    does their order.
+    """
+    pairs = zip(asked, heard, strict=True)
+    return torch.tensor([sum(w not in h.split() for w in a.split()) for a, h in pairs])
 
 
 # --- 5: which sound is heard in which frame ------------------------------------------------------
 
 
 def _timings(draw: Draw) -> Inputs:
-    n_sounds, n_frames, hop = draw.integer(3, 6), draw.integer(30, 50), 0.016
-    lengths = draw.uniform(0.03, 0.12, draw.integer(4, 7))
-    ends = 0.03 + lengths.cumsum(0)
-    begins = torch.cat([ends.new_tensor([0.03]), ends[:-1]])
-    begins[2] += 0.02  # a pause within
-    which = (torch.arange(len(ends)) + draw.integer(0, 5)) % (n_sounds - 1) + 1
+    """Sounds with a pause before, within and after; two begins and an end lie on a frame.
+
+    The last end lies just after the middle between two frames.
+
+    hop is a power of two, so that what lies on a frame does so whichever way it is computed.
+    """
+    n_sounds, hop = draw.integer(3, 6), draw.choice((0.0625, 0.125, 0.25))
+    n = n_sounds + draw.integer(1, 3)  # some sound is heard twice
+    lengths = draw.uniform(2.0, 6.0, n)
+    ends = draw.integer(1, 4) + lengths.cumsum(0)  # in frames
+    begins = ends - lengths
+    begins[0] = begins[0].round()
+    pause = draw.integer(1, n - 1)  # before this sound
+    ends[pause - 1] = ends[pause - 1].floor()
+    later = ends[pause - 1] + draw.integer(2, 4)  # some frames of silence
+    ends[pause:] += later - begins[pause]
+    begins[1:] = ends[:-1]
+    begins[pause] = later
+    ends[-1] = ends[-1].floor() + draw.uniform(0.55, 0.65, 1)[0]  # after the middle of a frame
+    n_frames = int(ends[-1]) + draw.integer(2, 5)
+    which = (torch.arange(n) + draw.integer(0, 5)) % (n_sounds - 1) + 1
     return {
-        "begins": begins, "ends": ends, "which": which, "n_sounds": n_sounds,
+        "begins": begins * hop, "ends": ends * hop, "which": which, "n_sounds": n_sounds,
         "n_frames": n_frames, "hop": hop,
     }  # fmt: skip
 
@@ -520,7 +740,9 @@ def silence_left_out(
 def half_a_frame_late(
     begins: Tensor, ends: Tensor, which: Tensor, n_sounds: int, n_frames: int, hop: float
 ) -> Tensor:
-    """The middle of frame i is at i hop seconds; this takes (i + 1/2) hop."""
+    """The middle of frame i is at i hop seconds; this takes (i + 1/2) hop, as rounding begin / hop
+    does.
+    """
     middles = (torch.arange(n_frames, dtype=torch.float64) + 0.5) * hop
     return _marked(begins, ends, which, n_sounds, middles)
 
@@ -532,6 +754,121 @@ def one_frame_late(
     """Frames are counted from 1 here. The first is frame 0, at 0 seconds."""
     middles = (torch.arange(n_frames, dtype=torch.float64) + 1) * hop
     return _marked(begins, ends, which, n_sounds, middles)
+
+
+@mark_frames.misconception
+def rounded_down(
+    begins: Tensor, ends: Tensor, which: Tensor, n_sounds: int, n_frames: int, hop: float
+) -> Tensor:
+    """begin / hop is rounded down, so a sound is marked in a frame before it begins. A frame hears
+    what sounds at i hop: round begin / hop and end / hop up.
+    """
+    middles = torch.arange(n_frames, dtype=torch.float64) * hop
+    first, last = (begins / hop).floor() * hop, (ends / hop).floor() * hop
+    return _marked(first, last, which, n_sounds, middles)
+
+
+@mark_frames.misconception
+def heard_at_its_end(
+    begins: Tensor, ends: Tensor, which: Tensor, n_sounds: int, n_frames: int, hop: float
+) -> Tensor:
+    """A sound that ends exactly at i hop is still marked in frame i: its end does not belong to it.
+    Compare with < there.
+    """
+    middles = torch.arange(n_frames, dtype=torch.float64) * hop
+    return _marked(begins, ends + hop / 1e6, which, n_sounds, middles)
+
+
+@mark_frames.misconception
+def end_for_begin(
+    begins: Tensor, ends: Tensor, which: Tensor, n_sounds: int, n_frames: int, hop: float
+) -> Tensor:
+    """At its begin a sound is not heard here, and at its end it is. It is the other way round:
+    <= for the begin, < for the end.
+    """
+    middles = torch.arange(n_frames, dtype=torch.float64) * hop
+    return _marked(begins + hop / 1e6, ends + hop / 1e6, which, n_sounds, middles)
+
+
+@mark_frames.misconception
+def not_at_its_begin(
+    begins: Tensor, ends: Tensor, which: Tensor, n_sounds: int, n_frames: int, hop: float
+) -> Tensor:
+    """A sound that begins exactly at i hop is not marked in frame i: it is heard at its begin.
+    Compare with <= there.
+    """
+    middles = torch.arange(n_frames, dtype=torch.float64) * hop
+    return _marked(begins + hop / 1e6, ends, which, n_sounds, middles)
+
+
+@mark_frames.misconception
+def hop_of_the_lesson(
+    begins: Tensor, ends: Tensor, which: Tensor, n_sounds: int, n_frames: int, hop: float
+) -> Tensor:
+    """Frames are 0.016 seconds apart here, as in the lesson. How far they are apart is what the
+    argument hop says.
+    """
+    middles = torch.arange(n_frames, dtype=torch.float64) * audio.HOP / audio.SAMPLE_RATE
+    return _marked(begins, ends, which, n_sounds, middles)
+
+
+@mark_frames.misconception
+def frames_not_seconds(
+    begins: Tensor, ends: Tensor, which: Tensor, n_sounds: int, n_frames: int, hop: float
+) -> Tensor:
+    """Seconds are compared with the frames' numbers. Frame i is at i hop seconds."""
+    return _marked(begins, ends, which, n_sounds, torch.arange(n_frames, dtype=torch.float64))
+
+
+@mark_frames.misconception
+def stretched(
+    begins: Tensor, ends: Tensor, which: Tensor, n_sounds: int, n_frames: int, hop: float
+) -> Tensor:
+    """linspace puts its last number at the end that it is given, so the steps are a little longer
+    than hop. The last frame is at (n_frames - 1) hop.
+    """
+    middles = torch.linspace(0, n_frames * hop, n_frames, dtype=torch.float64)
+    return _marked(begins, ends, which, n_sounds, middles)
+
+
+@mark_frames.misconception
+def repeated_sound_overwritten(
+    begins: Tensor, ends: Tensor, which: Tensor, n_sounds: int, n_frames: int, hop: float
+) -> Tensor:
+    """A sound that is said twice is marked only where it is said last: the row is written as a
+    whole, and the second time overwrites the first. Add to the row, or write the columns alone.
+    """
+    middles = torch.arange(n_frames, dtype=torch.float64) * hop
+    frames = torch.zeros(n_sounds, n_frames)
+    for begin, end, number in zip(begins, ends, which, strict=True):
+        frames[number] = ((begin <= middles) & (middles < end)).float()
+    frames[0] = 1 - frames.sum(0)
+    return frames
+
+
+@mark_frames.misconception
+def first_sound_in_silence(
+    begins: Tensor, ends: Tensor, which: Tensor, n_sounds: int, n_frames: int, hop: float
+) -> Tensor:
+    """Where nothing is heard, the first of the sounds is marked: argmax of a column that holds no
+    True is 0, and which[0] is a sound. Silence is number 0 itself.
+    """
+    frames = _right(begins, ends, which, n_sounds, n_frames, hop)
+    frames[which[0]] += frames[0]
+    frames[0] = 0
+    return frames
+
+
+@mark_frames.misconception
+def ends_ignored(
+    begins: Tensor, ends: Tensor, which: Tensor, n_sounds: int, n_frames: int, hop: float
+) -> Tensor:
+    """The ends have no part in it: each sound lasts until the next begins, and the last for ever.
+    There are pauses, and silence after all.
+    """
+    until = torch.cat([begins[1:], ends.new_tensor([math.inf])])
+    middles = torch.arange(n_frames, dtype=torch.float64) * hop
+    return _marked(begins, until, which, n_sounds, middles)
 
 
 @mark_frames.misconception
@@ -594,3 +931,162 @@ def everything_that_was_said(
     for begin, number in zip(begins, which, strict=True):
         frames[number, begin <= middles] = 1
     return frames
+
+
+# --- 6: does the chord change? -------------------------------------------------------------------
+
+
+def _chords(draw: Draw) -> Inputs:
+    """Four voices in which on some beats only octaves, doublings or the order of voices change."""
+    root = draw.integer(0, 12)
+    classes = [(root + step) % 12 for step in (0, 7, 4, 0)]  # soprano first; the root doubled
+    octaves = [6, 5, 4, 3]
+    events = [*"aabbccdeffghhii"]
+    for i in range(len(events) - 1, 0, -1):
+        j = draw.integer(0, i + 1)
+        events[i], events[j] = events[j], events[i]
+    beat = draw.choice((2, 4))
+    columns: list[list[int]] = []
+    for event in ["start", "d", "a", "passing", *events]:
+        passing = event == "passing" or (event == "b" and draw.integer(0, 2) == 1)
+        if passing and columns:  # the tenor moves just before this beat
+            columns[-1] = [p + (voice == 2) for voice, p in enumerate(columns[-1])]
+        classes, octaves = _next(event, classes, octaves, draw)
+        columns += [[c + 12 * o for c, o in zip(classes, octaves, strict=True)]] * beat
+    return {"pitches": torch.tensor(columns).T.contiguous(), "beat": beat}
+
+
+def _next(
+    event: str, classes: list[int], octaves: list[int], draw: Draw
+) -> tuple[list[int], list[int]]:
+    classes, octaves = list(classes), list(octaves)
+    others = [c for c in range(12) if c not in classes]
+    if event == "b":  # an inner voice leaps by an octave
+        octaves[1] = 9 - octaves[1]
+    elif event == "c":  # alto and tenor exchange their notes, or soprano and bass
+        for i, j in ((1, 2), (0, 3)):
+            classes[i], classes[j] = classes[j], classes[i]
+    elif event == "d":  # another note of the chord is doubled
+        twice = [v for v in range(4) if classes.count(classes[v]) > 1]
+        if twice:
+            classes[twice[-1]] = next(c for c in classes if c != classes[twice[-1]])
+    elif event in "efgi":  # one voice alone moves to a note that is new
+        classes["efgi".index(event)] = draw.choice(others)
+    elif event == "h":  # all move
+        shift = draw.integer(1, 3)
+        classes = [(c + shift) % 12 for c in classes]
+    return classes, octaves
+
+
+def _sounding(pitches: Tensor) -> Tensor:
+    return F.one_hot(pitches % 12, 12).amax(0)  # (4, T) -> (T, 12)
+
+
+def _differ(chords: Tensor) -> Tensor:
+    return (chords[1:] != chords[:-1]).any(-1)
+
+
+@task(points=2, inputs=_chords, package=[music.chord_changes])
+def chord_changes(pitches: Tensor, beat: int) -> Tensor:
+    """For four voices (4, L) of MIDI numbers, `beat` steps a beat, whether at each beat but the
+    first other pitch classes sound than one beat before, (L / beat - 1,) bool.
+    """
+    sounding = F.one_hot(pitches[:, ::beat] % 12, 12).amax(0)  # (L / beat, 12)
+    return (sounding[1:] != sounding[:-1]).any(-1)
+
+
+@chord_changes.misconception
+def pitches_compared(pitches: Tensor, beat: int) -> Tensor:
+    """Pitches are compared, so a voice that leaps by an octave makes another chord. Octaves do not
+    count: 12 semitones up is the same pitch class.
+    """
+    return _differ(pitches[:, ::beat].T)
+
+
+@chord_changes.misconception
+def voice_by_voice(pitches: Tensor, beat: int) -> Tensor:
+    """Pitch classes are compared voice by voice, so two voices that exchange their notes make
+    another chord. Who sings what does not count.
+    """
+    return _differ(pitches[:, ::beat].T % 12)
+
+
+@chord_changes.misconception
+def doublings_counted(pitches: Tensor, beat: int) -> Tensor:
+    """How often a pitch class is sung counts here, so another doubling makes another chord. What
+    sounds is a set.
+    """
+    return _differ((pitches[:, ::beat].T % 12).sort(-1).values)
+
+
+@chord_changes.misconception
+def bass_alone(pitches: Tensor, beat: int) -> Tensor:
+    """Only the bass is looked at. Under a bass that stays the chord may change."""
+    return _differ(pitches[3:, ::beat].T % 12)
+
+
+@chord_changes.misconception
+def melody_alone(pitches: Tensor, beat: int) -> Tensor:
+    """Only the soprano is looked at. Bach often puts a new chord under a note that is held."""
+    return _differ(pitches[:1, ::beat].T % 12)
+
+
+@chord_changes.misconception
+def all_must_move(pitches: Tensor, beat: int) -> Tensor:
+    """True only where every voice changes its pitch class. One new pitch class makes another
+    chord.
+    """
+    classes = pitches[:, ::beat] % 12
+    return (classes[:, 1:] != classes[:, :-1]).all(0)
+
+
+@chord_changes.misconception
+def same_instead(pitches: Tensor, beat: int) -> Tensor:
+    """This is where the chord stays: the opposite."""
+    return ~_differ(_sounding(pitches[:, ::beat]))
+
+
+@chord_changes.misconception
+def every_step(pitches: Tensor, beat: int) -> Tensor:
+    """Every step of the grid is compared with the one before. Look at the beats alone, every
+    `beat`-th step.
+    """
+    return _differ(_sounding(pitches))
+
+
+@chord_changes.misconception
+def first_beat_too(pitches: Tensor, beat: int) -> Tensor:
+    """One too many: the first beat is counted as a change. It has no beat before it."""
+    return torch.cat([torch.tensor([True]), _differ(_sounding(pitches[:, ::beat]))])
+
+
+@chord_changes.misconception
+def end_of_the_beat(pitches: Tensor, beat: int) -> Tensor:
+    """The last step of each beat is looked at, where passing notes stand. A beat is where it
+    begins, at steps 0, beat, 2 beat, ...
+    """
+    return _differ(_sounding(pitches[:, beat - 1 :: beat]))
+
+
+@chord_changes.misconception
+def anything_since(pitches: Tensor, beat: int) -> Tensor:
+    """True wherever anything has moved since the last beat, passing notes too. Only what sounds on
+    the two beats is compared.
+    """
+    moved = _differ(_sounding(pitches))  # (L - 1,)
+    return torch.cat([moved, moved[-1:]])[: len(moved) // beat * beat].view(-1, beat).any(-1)
+
+
+@chord_changes.misconception
+def against_the_first_chord(pitches: Tensor, beat: int) -> Tensor:
+    """Every chord is compared with the first one. Compare it with the one a beat before."""
+    chords = _sounding(pitches[:, ::beat])
+    return (chords[1:] != chords[:1]).any(-1)
+
+
+@chord_changes.misconception
+def already_the_share(pitches: Tensor, beat: int) -> Tensor:
+    """That is the share of beats at which the chord changes, a single number. What is asked for is
+    which ones.
+    """
+    return _differ(_sounding(pitches[:, ::beat])).double().mean()

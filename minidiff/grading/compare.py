@@ -112,6 +112,8 @@ def excess(mine: Any, right: Any, n_roundings: float = 64.0, scale: float = 0.0)
         return 0.0 if type(mine) is type(right) and mine == right else math.inf
     if mine.shape != right.shape or wrong_dtype(mine, right):
         return math.inf
+    if mine.is_complex():  # then both are
+        mine, right = torch.view_as_real(mine), torch.view_as_real(right)
     a, b = mine.double(), right.double()
     equal = (a == b) | (a.isnan() & b.isnan())
     if equal.all():
@@ -123,17 +125,16 @@ def excess(mine: Any, right: Any, n_roundings: float = 64.0, scale: float = 0.0)
 
 
 def wrong_dtype(mine: Tensor, right: Tensor) -> bool:
-    """Tell whether a dtype will not do: complex, fractions for whole numbers, half precision.
+    """Tell whether a dtype will not do: complex for real, fractions for whole numbers, half.
 
     >>> wrong_dtype(torch.zeros(1), torch.zeros(1, dtype=torch.float64))
     False
     """
-    if mine.is_complex() or not right.is_floating_point():
-        return (
-            mine.is_complex()
-            or mine.is_floating_point()
-            or (mine.dtype == torch.bool) != (right.dtype == torch.bool)
-        )
+    if mine.is_complex() or right.is_complex():
+        return mine.is_complex() != right.is_complex()
+    if not right.is_floating_point():
+        truth = mine.dtype == torch.bool, right.dtype == torch.bool
+        return mine.is_floating_point() or truth[0] != truth[1]
     return mine.is_floating_point() and mine.dtype.itemsize < min(4, right.dtype.itemsize)
 
 

@@ -142,6 +142,10 @@ def hint(
     if mine.shape != right.shape:
         return _about_shapes(mine, right)
     a, b = mine.double(), right.double()
+    if mine.is_floating_point() and not right.is_floating_point() and torch.equal(a, b):
+        if right.dtype == torch.bool:
+            return "The numbers are right; true or false is asked for: `.bool()` makes them."
+        return "The numbers are right; whole numbers are asked for: `.long()` makes them."
     if (a.isnan() & ~b.isnan()).any():
         return (
             "It holds NaN: a division of 0 by 0, the mean of nothing, or a root or logarithm of a "
@@ -231,7 +235,8 @@ def _about_patterns(a: Tensor, b: Tensor, tolerance: float) -> str:
     offset = float((a - b).mean())
     if _near(a, b + offset, tolerance):
         return f"Everywhere it is off by the same {offset:+.3g}."
-    if _near(a.flatten().sort().values, b.flatten().sort().values, tolerance):
+    disorder = bool(((b != b.min()) & (b != b.max())).any())  # not just ones and zeros
+    if disorder and _near(a.flatten().sort().values, b.flatten().sort().values, tolerance):
         return "The numbers are right, but in another order."
     return ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -24,7 +25,8 @@ def mel_through_numpy(hz):
 
 
 def one_by_one(hz):
-    return torch.tensor([2595 * math.log10(1 + f / 700) for f in hz.tolist()], dtype=hz.dtype)
+    mels = [2595 * math.log10(1 + f / 700) for f in hz.flatten().tolist()]
+    return torch.tensor(mels, dtype=hz.dtype).view(hz.shape)
 
 
 # --- triangles -----------------------------------------------------------------------------------
@@ -179,6 +181,34 @@ def frames_through_numpy(begins, ends, which, n_sounds, n_frames, hop):
     return frames
 
 
+# --- chord_changes -------------------------------------------------------------------------------
+
+
+def with_sets(pitches, beat):
+    chords = [{p % 12 for p in column} for column in pitches.T[::beat].tolist()]
+    return torch.tensor([a != b for a, b in itertools.pairwise(chords)])
+
+
+def with_bits(pitches, beat):
+    bits = 2 ** (pitches[:, ::beat] % 12)
+    chords = bits[0] | bits[1] | bits[2] | bits[3]
+    return chords[1:] != chords[:-1]
+
+
+def beat_by_beat(pitches, beat):
+    changes = []
+    for time in range(beat, pitches.shape[1], beat):
+        before, now = pitches[:, time - beat] % 12, pitches[:, time] % 12
+        changes.append(not torch.equal(before.unique(), now.unique()))
+    return torch.tensor(changes)
+
+
+def by_membership(pitches, beat):
+    beats = pitches[:, ::beat] % 12
+    here = (beats[:, :, None] == torch.arange(12)).any(0)
+    return (here[1:] ^ here[:-1]).any(1)
+
+
 VARIANTS = {
     "to_mel": [
         with_natural_logarithm, with_division_inside, mel_through_numpy, one_by_one,
@@ -187,4 +217,5 @@ VARIANTS = {
     "put_back": [with_complex_numbers, with_angles, with_normalize, with_hypot],
     "count_errors": [with_a_table, by_recursion, with_two_rows, from_behind],
     "mark_frames": [frame_by_frame, sound_by_sound, with_eye, frames_through_numpy],
+    "chord_changes": [with_sets, with_bits, beat_by_beat, by_membership],
 }  # fmt: skip
