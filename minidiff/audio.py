@@ -81,7 +81,7 @@ def spectrogram(sound: Tensor, n_fft: int = N_FFT, hop: int = HOP) -> Tensor:
     """Short-time Fourier transform: the spectrum of one window after another, `hop` apart.
 
     Args:
-        sound: (..., n_samples); at least n_fft / 2 of them.
+        sound: (..., n_samples) floating point; more than n_fft / 2 of them.
         n_fft: Samples in a window, which rises and falls as a squared sine (Hann).
         hop: Samples between the middles of two windows; the first is around sample 0, what lies
             before it being the mirror image of what comes after.
@@ -89,9 +89,17 @@ def spectrogram(sound: Tensor, n_fft: int = N_FFT, hop: int = HOP) -> Tensor:
     Returns:
         (..., n_fft // 2 + 1, n_samples // hop + 1) complex.
 
+    Raises:
+        ValueError: If sound is not floating point or too short.
+
     >>> spectrogram(torch.zeros(2, 1024)).shape
     torch.Size([2, 513, 5])
     """
+    if not sound.is_floating_point() or sound.ndim < 1 or sound.shape[-1] <= n_fft // 2:
+        raise ValueError(
+            f"sound must be floating point, with more than {n_fft // 2} samples, "
+            f"got {sound.dtype} of shape {tuple(sound.shape)}"
+        )
     window = torch.hann_window(n_fft, dtype=sound.dtype, device=sound.device)
     flat = sound.reshape(-1, sound.shape[-1])
     parts = torch.stft(flat, n_fft, hop, window=window, return_complex=True)  # (B, F, L)
@@ -140,9 +148,17 @@ def mel_to_magnitude(mel: Tensor) -> Tensor:
     Returns:
         (..., 513, L), at least 0; exactly 0 where mel is -1.
 
+    Raises:
+        ValueError: If mel has not 64 bands or is not floating point.
+
     >>> mel_to_magnitude(-torch.ones(1, 64, 3)).unique()
     tensor([0.])
     """
+    if not mel.is_floating_point() or mel.ndim < 2 or mel.shape[-2] != N_MELS:
+        raise ValueError(
+            f"mel must be floating point of shape (..., {N_MELS}, L), "
+            f"got {mel.dtype} of shape {tuple(mel.shape)}"
+        )
     decibels = (mel.clamp(-1, 1) + 1) / 2 * (LOUDEST - QUIETEST) + QUIETEST
     bands = 10 ** (decibels / 20) - 10 ** (QUIETEST / 20)  # silence is silent
     inverse = torch.linalg.pinv(mel_filters().double()).to(mel.device, mel.dtype)
@@ -221,6 +237,9 @@ def mel_to_sound(
     Returns:
         Sound (B, 256 (L - 1)) at SAMPLE_RATE.
 
+    Raises:
+        ValueError: As `mel_to_magnitude` and `griffin_lim`.
+
     >>> mel_to_sound(-torch.ones(1, 64, 128)).shape
     torch.Size([1, 32512])
     """
@@ -261,6 +280,13 @@ def word_errors(asked: str, heard: str) -> int:
 
     Divided by the number of words asked for, it is the word error rate; 1 minus that is the word
     accuracy, which is below 0 where more is heard than was asked for.
+
+    Args:
+        asked: What was to be said, words with spaces between them; may be empty.
+        heard: What a recogniser wrote down, likewise.
+
+    Returns:
+        The number of errors, from 0 to the number of words of the longer text.
 
     >>> word_errors("one two three", "one three three four")
     2

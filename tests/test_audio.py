@@ -364,3 +364,27 @@ def test_training_guidance_and_inpainting_serve_sound_as_they_are():
     filled = inpaint(Denoiser(model, schedule, "x_0"), clean, mask, 10, 2, generator())
     assert torch.equal(filled[..., mask], clean[..., mask])
     assert (filled - clean).abs().mean() < 0.2
+
+
+@pytest.mark.parametrize(
+    "sound",
+    [torch.zeros(2, 2_000, dtype=torch.int64), torch.zeros(2, 512), torch.tensor(1.0)],
+    ids=["integers", "too short", "a number"],
+)
+def test_a_spectrogram_wants_floats_and_enough_of_them(sound):
+    with pytest.raises(
+        ValueError, match="sound must be floating point, with more than 512 samples"
+    ):
+        spectrogram(sound)
+    assert spectrogram(torch.zeros(2, 513)).shape == (2, 513, 3)
+
+
+@pytest.mark.parametrize(
+    "mel",
+    [torch.zeros(2, 63, 5), torch.zeros(64), torch.zeros(2, 64, 5, dtype=torch.uint8)],
+    ids=["63 bands", "one frame", "bytes"],
+)
+def test_magnitudes_are_guessed_from_64_bands_of_floats(mel):
+    for read_back in (mel_to_magnitude, mel_to_sound):
+        with pytest.raises(ValueError, match="mel must be floating point of shape"):
+            read_back(mel)

@@ -100,6 +100,9 @@ def digit_strings(split: Literal["train", "test"]) -> list[str]:
 
     One in ten of those with two words or more is for the test alone.
 
+    Raises:
+        ValueError: If there is no such split.
+
     >>> len(digit_strings("train")), len(digit_strings("test"))
     (10000, 1110)
     >>> digit_strings("train")[3]

@@ -499,8 +499,7 @@ def train_step_on_scores(
     """`train_step` for scores (B, 8, L) int64, pitches over onsets, half of them transposed.
 
     All keys in which no voice leaves its range are equally likely for that half; the other stays as
-    it was written, so that the model learns in which keys Bach wrote, too. Attention as in
-    `train_step_on_bytes`.
+    it was written, so that the model learns in which keys Bach wrote, too.
     """
     pitches, onsets = x_0.chunk(2, dim=1)  # (B, 8, L) -> 2 x (B, 4, L)
     low, high = transpositions(pitches)  # (B,) each
@@ -508,8 +507,9 @@ def train_step_on_scores(
     semitones = low + (drawn[0] * (high - low + 1)).long()
     semitones = torch.where(drawn[1] < 0.5, semitones, 0)
     roll = to_roll(Score(pitches + semitones[:, None, None], onsets.bool()))
-    with sdpa_kernel(SDPBackend.MATH):
-        return train_step(model, roll, t, schedule, context, noise, generator, prediction_type)
+    return train_step_with_plain_attention(
+        model, roll, t, schedule, context, noise, generator, prediction_type
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
