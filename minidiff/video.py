@@ -238,7 +238,7 @@ class VideoUNet(TextUNet):
             not fit.
 
     >>> tokenizer = Tokenizer(["a", "coat", "up"], n_tokens=16)
-    >>> model = VideoUNet(len(tokenizer), channels=(16, 32))
+    >>> model = VideoUNet(len(tokenizer), channels=(16, 16, 32))
     >>> x_t, t = torch.zeros(1, 1, 16, 40, 40), torch.tensor([999])
     >>> model(x_t, t, tokenizer(["a coat, up"])).shape
     torch.Size([1, 1, 16, 40, 40])
@@ -249,12 +249,12 @@ class VideoUNet(TextUNet):
         n_words: int,
         n_channels: int = 1,
         n_frames: int = 16,
-        patch: int = 4,
-        channels: Sequence[int] = (32, 48),
+        patch: int = 2,
+        channels: Sequence[int] = (32, 32, 48),
         n_blocks: int = 1,
-        text_levels: Sequence[int] = (1,),
-        time_levels: Sequence[int] = (1,),
-        text_dim: int = 64,
+        text_levels: Sequence[int] = (2,),
+        time_levels: Sequence[int] = (2,),
+        text_dim: int = 48,
         n_tokens: int = 16,
     ) -> None:
         if any(width % 16 for width in channels):

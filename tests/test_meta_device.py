@@ -327,7 +327,7 @@ CALLS |= {
 FILMS = torch.randn(4, 1, 3, 4, 4, generator=generator())
 PLACES = torch.randn(6, 16, 2, 2, generator=generator())
 FILMING = randomised(
-    video.VideoUNet(len(TOKENIZER), n_frames=3, patch=2, channels=(16, 16), text_dim=8, n_tokens=6)
+    video.VideoUNet(len(TOKENIZER), n_frames=3, channels=(16, 16, 16), text_dim=8, n_tokens=6)
 )
 CALLS |= {
     "shift_schedule": lambda _: schedule_tensors(video.shift_schedule(SCHEDULE, 0.5)),

@@ -44,6 +44,7 @@ def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
 
 def small(**settings) -> VideoUNet:
     options = {"n_frames": 4, "patch": 2, "channels": (16, 16), "text_dim": 8, "n_tokens": 6}
+    options |= {"text_levels": (1,), "time_levels": (1,)}
     model = randomised(VideoUNet(len(TOKENIZER), **options | settings)).double()
     assert isinstance(model, VideoUNet)
     return model
@@ -306,7 +307,14 @@ def test_everything_that_is_given_matters():
 
 def test_a_new_model_predicts_zero_and_all_of_it_learns():
     torch.manual_seed(0)
-    model = VideoUNet(len(TOKENIZER), n_frames=4, patch=2, channels=(16, 32), n_tokens=6)
+    model = VideoUNet(
+        len(TOKENIZER),
+        n_frames=4,
+        channels=(16, 32),
+        text_levels=(1,),
+        time_levels=(1,),
+        n_tokens=6,
+    )
     context = TOKENIZER(["a boot up", "coat", ""])
     x = CLIPS.float()
     assert model(x, T, context).abs().max() == 0

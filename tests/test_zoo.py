@@ -306,7 +306,7 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipes, "load_chorales", lambda split: [Chorale("a", 0, sung)])
     mover = RECIPES["clips"]
     assert isinstance(mover, ClipRecipe)
-    mover = replace(mover, n_steps=3, batch_size=4, channels=(16, 16), text_dim=8, n_clips=20)
+    mover = replace(mover, n_steps=3, batch_size=4, channels=(16, 16, 16), text_dim=8, n_clips=20)
     monkeypatch.setitem(RECIPES, "clips", mover)
     minutes = itertools.count(step=100.0)
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=minutes.__next__))

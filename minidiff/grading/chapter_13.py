@@ -450,7 +450,171 @@ def mean_place(path: Tensor) -> Tensor:
     return _mean_where(path[:, :-1], before)
 
 
-# --- 5: does a model know the order? -------------------------------------------------------------
+# --- 5: a hole that flies -------------------------------------------------------------------------
+
+
+def _corners(draw: Draw) -> Inputs:
+    """Holes inside, over the first rows or columns, and over the last ones, in every clip."""
+    n_clips, n_frames = draw.integer(2, 4), draw.integer(5, 8)
+    size, side = draw.integer(3, 6), draw.integer(9, 14)
+    corners = torch.empty(n_clips, n_frames, 2, dtype=torch.int64)
+    corners.random_(1 - size, side, generator=draw.generator)
+    corners[:, 0, 0], corners[:, 0, 1] = draw.integer(0, 2), side - size - draw.integer(0, 2)
+    corners[:, 1] = torch.tensor([1 - size + draw.integer(0, 2), side // 2 - 1])
+    corners[:, 2] = torch.tensor([side // 3, side - size + draw.integer(1, 3)])
+    return {"corners": corners, "size": size, "side": side}
+
+
+def _inside(corners: Tensor, size: int, side: int) -> tuple[Tensor, Tensor]:
+    """Which rows and which columns the hole of each frame covers, (N, F, side) each."""
+    places = torch.arange(side)
+    first = corners[..., None]  # (N, F, 2, 1)
+    covered = (places >= first) & (places < first + size)
+    return covered[:, :, 0], covered[:, :, 1]
+
+
+def _known(rows: Tensor, columns: Tensor) -> Tensor:
+    return ~(rows[..., :, None] & columns[..., None, :])[:, None]
+
+
+@task(points=2, inputs=_corners, package=[video.moving_hole])
+def hole_mask(corners: Tensor, size: int, side: int) -> Tensor:
+    """A mask of bools, (N, 1, F, side, side): True where known, False in the square hole of each
+    frame, whose first row and column is corners (N, F, 2); it may lie partly outside.
+    """
+    places = torch.arange(side)
+    inside = (places >= corners[..., None]) & (places < corners[..., None] + size)
+    return ~(inside[:, None, :, 0, :, None] & inside[:, None, :, 1, None, :])
+
+
+@hole_mask.misconception
+def true_in_the_hole(corners: Tensor, size: int, side: int) -> Tensor:
+    """The mask is upside down, True in the hole. For `inpaint`, True is what is known."""
+    return ~_known(*_inside(corners, size, side))
+
+
+@hole_mask.misconception
+def rows_for_columns(corners: Tensor, size: int, side: int) -> Tensor:
+    """Rows and columns have changed places. A corner is (row, column): the first number counts
+    down, dimension 3 of the mask, the second to the right.
+    """
+    return _known(*_inside(corners.flip(2), size, side))
+
+
+@hole_mask.misconception
+def a_cross(corners: Tensor, size: int, side: int) -> Tensor:
+    """Whole rows and whole columns are hidden, a cross. A pixel lies in the hole if its row *and*
+    its column do.
+    """
+    rows, columns = _inside(corners, size, side)
+    return ~(rows[..., :, None] | columns[..., None, :])[:, None]
+
+
+@hole_mask.misconception
+def rows_only(corners: Tensor, size: int, side: int) -> Tensor:
+    """A stripe from edge to edge is hidden: only the rows are looked at."""
+    rows, columns = _inside(corners, size, side)
+    return _known(rows, torch.ones_like(columns))
+
+
+@hole_mask.misconception
+def one_too_large(corners: Tensor, size: int, side: int) -> Tensor:
+    """The hole is one row and one column too large: it ends before corner + size."""
+    return _known(*_inside(corners, size + 1, side))
+
+
+@hole_mask.misconception
+def one_too_small(corners: Tensor, size: int, side: int) -> Tensor:
+    """The first row and the first column of the hole are missing: the corner itself is hidden, >=
+    in place of >.
+    """
+    return _known(*_inside(corners + 1, size - 1, side))
+
+
+@hole_mask.misconception
+def around_the_corner(corners: Tensor, size: int, side: int) -> Tensor:
+    """The hole lies around the corner, as if that were its middle. It begins there and goes on down
+    and to the right.
+    """
+    return _known(*_inside(corners - size // 2, size, side))
+
+
+@hole_mask.misconception
+def ends_at_the_corner(corners: Tensor, size: int, side: int) -> Tensor:
+    """The hole ends at the corner. It begins there and goes on down and to the right."""
+    return _known(*_inside(corners - size + 1, size, side))
+
+
+@hole_mask.misconception
+def negative_slices(corners: Tensor, size: int, side: int) -> Tensor:
+    """Where a hole begins outside, above or on the left, nothing is hidden: in mask[-2:2], -2 means
+    two before the end, and the slice is empty. Compare places with the corner, or begin at
+    max(corner, 0).
+    """
+    mask = torch.ones(len(corners), 1, corners.shape[1], side, side, dtype=torch.bool)
+    for clip, path in enumerate(corners.tolist()):
+        for frame, (row, column) in enumerate(path):
+            mask[clip, 0, frame, row : row + size, column : column + size] = False
+    return mask
+
+
+@hole_mask.misconception
+def pushed_inside(corners: Tensor, size: int, side: int) -> Tensor:
+    """Holes that lie partly outside were pushed back inside. What lies outside hides nothing; the
+    rest stays where it is.
+    """
+    return _known(*_inside(corners.clamp(0, side - size), size, side))
+
+
+@hole_mask.misconception
+def begins_inside(corners: Tensor, size: int, side: int) -> Tensor:
+    """A hole that begins outside was moved to the edge and kept its size. Its part outside is lost:
+    clamp the end after adding the size, not the corner before.
+    """
+    return _known(*_inside(corners.clamp(min=0), size, side))
+
+
+@hole_mask.misconception
+def around_the_edge(corners: Tensor, size: int, side: int) -> Tensor:
+    """What leaves at one edge comes back at the opposite one. A hole that lies partly outside hides
+    less.
+    """
+    along = (torch.arange(side) - corners[..., None]).remainder(side) < size  # (N, F, 2, side)
+    return _known(along[:, :, 0], along[:, :, 1])
+
+
+@hole_mask.misconception
+def standing_hole(corners: Tensor, size: int, side: int) -> Tensor:
+    """The hole of the first frame is in all frames. Each has a corner of its own."""
+    return _known(*_inside(corners[:, :1].expand_as(corners), size, side))
+
+
+@hole_mask.misconception
+def one_path_for_all(corners: Tensor, size: int, side: int) -> Tensor:
+    """All clips have the first one's hole. Each has its own path."""
+    return _known(*_inside(corners[:1].expand_as(corners), size, side))
+
+
+@hole_mask.misconception
+def holes_that_stay(corners: Tensor, size: int, side: int) -> Tensor:
+    """Holes stay: each frame also hides what those before it hid. Make each frame's mask anew."""
+    hidden = ~_known(*_inside(corners, size, side))
+    return hidden.cumsum(2) == 0
+
+
+@hole_mask.misconception
+def no_channel(corners: Tensor, size: int, side: int) -> Tensor:
+    """The channel is missing. Clips are (N, C, F, H, W), and a mask for all channels has C = 1."""
+    return _known(*_inside(corners, size, side))[:, 0]
+
+
+@hole_mask.misconception
+def frames_before_channel(corners: Tensor, size: int, side: int) -> Tensor:
+    """Frames and channel have changed places: (N, F, 1, side, side). C comes before F."""
+    return _known(*_inside(corners, size, side)).transpose(1, 2)
+
+
+# --- 6: does a model know the order? -------------------------------------------------------------
 
 
 class _Smooth:

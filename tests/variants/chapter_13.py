@@ -135,6 +135,41 @@ def with_nanmean(path):
     return steps.masked_fill(turned[:, :, None], torch.nan).nanmean(1)
 
 
+# --- hole_mask -----------------------------------------------------------------------------------
+
+
+def slices_from_zero(corners, size, side):
+    mask = torch.ones(len(corners), 1, corners.shape[1], side, side, dtype=torch.bool)
+    for n, path in enumerate(corners.tolist()):
+        for f, (row, column) in enumerate(path):
+            mask[n, 0, f, max(row, 0) : row + size, max(column, 0) : column + size] = False
+    return mask
+
+
+def with_distances(corners, size, side):
+    grid = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"))
+    past = grid - corners[..., None, None]  # (N, F, 2, side, side)
+    hidden = ((past >= 0) & (past < size)).all(2)
+    return hidden.logical_not().unsqueeze(1)
+
+
+def known_on_some_side(corners, size, side):
+    row = torch.arange(side).view(1, 1, 1, side, 1)
+    column = torch.arange(side).view(1, 1, 1, 1, side)
+    top, left = corners[:, None, :, 0, None, None], corners[:, None, :, 1, None, None]
+    return (row < top) | (row >= top + size) | (column < left) | (column >= left + size)
+
+
+def cut_from_a_larger_canvas(corners, size, side):
+    n_clips, n_frames = corners.shape[:2]
+    wide = np.ones((n_clips, n_frames, side + 2 * size, side + 2 * size), dtype=bool)
+    for n in range(n_clips):
+        for f in range(n_frames):
+            row, column = (int(v) + size for v in corners[n, f])
+            wide[n, f, row : row + size, column : column + size] = False
+    return wide[:, None, :, size:-size, size:-size].copy()
+
+
 # --- knows_order ---------------------------------------------------------------------------------
 
 
@@ -197,6 +232,12 @@ VARIANTS = {
         along_time_through_numpy,
     ],
     "velocity": [in_a_loop, from_the_ends, with_cumprod, with_nanmean],
+    "hole_mask": [
+        slices_from_zero,
+        with_distances,
+        known_on_some_side,
+        cut_from_a_larger_canvas,
+    ],
     "knows_order": [
         both_in_one_batch,
         one_clip_at_a_time,
