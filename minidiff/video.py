@@ -1,9 +1,9 @@
 """Chapter 13: video. A clip is data with one more dimension, and only the backbone has to know.
 
 Ho et al. 2022, "Video Diffusion Models" (arXiv:2204.03458, section 3), for a UNet that treats space
-and time in turn; Hoogeboom et al. 2023, "simple diffusion" (arXiv:2301.11093, section 2.1), for a
-schedule that is shifted where neighbours say the same again; Tancik et al. 2020
-(arXiv:2006.10739) for waves that tell a network where and when it is.
+and time in turn; Hoogeboom et al. 2023, "simple diffusion" (arXiv:2301.11093, its part on
+adjusting noise schedules), for a schedule that is shifted where neighbours say the same again;
+Tancik et al. 2020 (arXiv:2006.10739) for waves that tell a network where and when it is.
 
 Clips are (B, C, F, H, W), F frames. Training, `Denoiser`, samplers, `guided` and `inpaint` are
 those of the chapters before, to the letter: they never asked how many dimensions space has.
@@ -27,7 +27,7 @@ N_WAVES = 32  # of `CaptionWaves`
 
 
 def shift_schedule(schedule: NoiseSchedule, factor: float) -> NoiseSchedule:
-    """Multiply the signal-to-noise ratio of each timestep (Hoogeboom et al. 2023, section 2.1).
+    """Multiply the signal-to-noise ratio of each timestep (Hoogeboom et al. 2023).
 
     F frames that show the same thing are F looks at it: their mean has F times the ratio of one. A
     factor of 1 / F makes up for that, so that a clip is as hard to see as a picture was.

@@ -23,7 +23,7 @@ Model = Callable[[Tensor, Tensor], Tensor]
 
 def _levels(draw: Draw) -> Inputs:
     a_bar = (1 - draw.betas(12, 40)).cumprod(0)
-    return {"a_bar": a_bar, "n_frames": draw.integer(3, 20)}
+    return {"a_bar": a_bar, "n_frames": draw.integer(3, 16)}  # never the lesson's 16
 
 
 @task(points=1, inputs=_levels, roundings=256.0, package=[video.shift_schedule])
@@ -112,6 +112,31 @@ def raised_to_a_power(a_bar: Tensor, n_frames: int) -> Tensor:
     """
     new: Tensor = a_bar**n_frames
     return new
+
+
+@shifted.misconception
+def always_sixteen(a_bar: Tensor, n_frames: int) -> Tensor:
+    """The ratio is divided by 16, the lesson's number of frames. Here it is `n_frames`."""
+    snr: Tensor = a_bar / (1 - a_bar) / 16
+    return snr / (1 + snr)
+
+
+@shifted.misconception
+def root_of_the_ratio(a_bar: Tensor, n_frames: int) -> Tensor:
+    """This takes a root of the signal-to-noise ratio first. a_bar and 1 - a_bar are variances
+    already: their ratio is what is divided.
+    """
+    snr: Tensor = (a_bar / (1 - a_bar)).sqrt() / n_frames
+    return snr / (1 + snr)
+
+
+@shifted.misconception
+def solved_with_the_wrong_sign(a_bar: Tensor, n_frames: int) -> Tensor:
+    """The ratio is right, and solved with a wrong sign: ratio / (1 - ratio). From ratio =
+    a_bar / (1 - a_bar) follows a_bar = ratio / (1 + ratio).
+    """
+    snr = a_bar / (1 - a_bar) / n_frames
+    return snr / (1 - snr)
 
 
 # --- 2: frames are the batch ---------------------------------------------------------------------
@@ -204,6 +229,14 @@ def channels_last(x: Tensor) -> Tensor:
     (B F, C, H, W).
     """
     return x.permute(0, 2, 3, 4, 1).flatten(0, 1)
+
+
+@frames_as_batch.misconception
+def clips_and_frames_exchanged(x: Tensor) -> Tensor:
+    """B and F changed places, and F was flattened with the channels: (F C, B, H, W). Exchange C and
+    F, so that F stands beside B.
+    """
+    return x.transpose(0, 2).flatten(0, 1)
 
 
 # --- 3: sequences through time -------------------------------------------------------------------
@@ -304,6 +337,31 @@ def mean_over_space(h: Tensor, n_frames: int) -> Tensor:
     return _split(h, n_frames).mean((3, 4)).transpose(1, 2)
 
 
+@along_time.misconception
+def channels_before_frames(h: Tensor, n_frames: int) -> Tensor:
+    """The shape is right, but the batch was split with C before F. It is (B F): in memory, frames
+    follow each other and each holds its channels. Split it as (B, F, C, H, W).
+    """
+    x = h.reshape(-1, h.shape[1], n_frames, *h.shape[2:])
+    return x.permute(0, 3, 4, 1, 2).flatten(0, 2)
+
+
+@along_time.misconception
+def one_sequence_for_all_clips(h: Tensor, n_frames: int) -> Tensor:
+    """These sequences run through all clips, (H W, C, B F): frames of one would look at those of
+    another. Split the batch first.
+    """
+    return h.permute(2, 3, 1, 0).flatten(0, 1)
+
+
+@along_time.misconception
+def space_brought_forward_only(h: Tensor, n_frames: int) -> Tensor:
+    """The shape is right and the content is not: space went forward, but F was never split off from
+    the batch, and the last reshape mixes it with the channels.
+    """
+    return h.permute(0, 2, 3, 1).reshape(-1, h.shape[1], n_frames)
+
+
 # --- 4: how fast before the first bounce ---------------------------------------------------------
 
 
@@ -390,8 +448,8 @@ def each_axis_alone(path: Tensor) -> Tensor:
 
 @velocity.misconception
 def both_axes_must_turn(path: Tensor) -> Tensor:
-    """A bounce is seen only where both axes turn back at once, that is in a corner. One of them is
-    enough: `any` in place of `all`.
+    """A bounce is seen only where both axes turn back at once, that is in a corner. One axis is
+    enough: `any` over axes that turned, or `all` over axes that did not.
     """
     steps = path.diff(dim=1)
     return _mean_where(steps, (steps * steps[:, :1] < 0).all(2).cumsum(1) == 0)
@@ -450,13 +508,51 @@ def mean_place(path: Tensor) -> Tensor:
     return _mean_where(path[:, :-1], before)
 
 
+@velocity.misconception
+def compared_with_the_step_before(path: Tensor) -> Tensor:
+    """Each step is compared with the one before it, and the steps that are kept begin with the
+    second. Compare with the first step, which counts itself.
+    """
+    steps = path.diff(dim=1)
+    agrees = ((steps[:, 1:] * steps[:, :-1]) > 0).all(2).long().cumprod(1)
+    return _mean_where(steps[:, 1:], agrees)
+
+
+@velocity.misconception
+def angle_with_the_first(path: Tensor) -> Tensor:
+    """Steps are compared by their scalar product with the first one. That stays positive at many a
+    bounce: look at the sign along each axis.
+    """
+    steps = path.diff(dim=1)
+    agrees = (steps * steps[:, :1]).sum(2) > 0
+    return _mean_where(steps, agrees.long().cumprod(1))
+
+
+@velocity.misconception
+def one_more_than_steps(path: Tensor) -> Tensor:
+    """The way is divided by one step too many: between n + 1 places there are n steps."""
+    steps = path.diff(dim=1)
+    keep = _before(steps).to(steps.dtype)[:, :, None]
+    return (steps * keep).sum(1) / (keep.sum(1) + 1)
+
+
+@velocity.misconception
+def summed_over_clips(path: Tensor) -> Tensor:
+    """The running count of turns goes over the clips (dimension 0): a bounce in one clip ends all
+    that come after it in the batch. Count over the steps, dimension 1.
+    """
+    steps = path.diff(dim=1)
+    turned = (steps * steps[:, :1] < 0).any(2)
+    return _mean_where(steps, turned.cumsum(0) == 0)
+
+
 # --- 5: a hole that flies -------------------------------------------------------------------------
 
 
 def _corners(draw: Draw) -> Inputs:
     """Holes inside, over the first rows or columns, and over the last ones, in every clip."""
     n_clips, n_frames = draw.integer(2, 4), draw.integer(5, 8)
-    size, side = draw.integer(3, 6), draw.integer(9, 14)
+    size, side = draw.choice([4, 6]), draw.integer(11, 14)
     corners = torch.empty(n_clips, n_frames, 2, dtype=torch.int64)
     corners.random_(1 - size, side, generator=draw.generator)
     corners[:, 0, 0], corners[:, 0, 1] = draw.integer(0, 2), side - size - draw.integer(0, 2)
@@ -614,17 +710,33 @@ def frames_before_channel(corners: Tensor, size: int, side: int) -> Tensor:
     return _known(*_inside(corners, size, side)).transpose(1, 2)
 
 
+@hole_mask.misconception
+def less_than_half_away(corners: Tensor, size: int, side: int) -> Tensor:
+    """The hole is what lies less than half its size away from the corner, as if that were its
+    middle. It begins at the corner and goes on down and to the right.
+    """
+    near = (torch.arange(side) - corners[..., None]).abs() < size / 2  # (N, F, 2, side)
+    return _known(near[:, :, 0], near[:, :, 1])
+
+
 # --- 6: does a model know the order? -------------------------------------------------------------
 
 
 class _Smooth:
     """A model that knows one thing of clips: frames resemble their neighbours. It predicts eps."""
 
-    def __init__(self, a_bar: Tensor) -> None:
-        self.a_bar = a_bar
+    def __init__(self, a_bar: Tensor, dtype: torch.dtype) -> None:
+        self.a_bar, self.dtype = a_bar, dtype
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Predict the noise in x_t (B, C, F, H, W) at timesteps t (B,)."""
+        """Predict the noise in x_t (B, C, F, H, W) at timesteps t (B,), as strict as a network."""
+        if not isinstance(t, Tensor) or t.shape != x_t.shape[:1]:
+            got = tuple(t.shape) if isinstance(t, Tensor) else repr(t)
+            raise ValueError(f"t must be ({len(x_t)},), one for each clip, got {got}")
+        if x_t.dtype != self.dtype:
+            raise ValueError(
+                f"x_t must be {self.dtype} like x_0, got {x_t.dtype}: a_bar is float64"
+            )
         a_bar = self.a_bar.to(x_t.dtype)[t].view(-1, 1, 1, 1, 1)
         near = torch.cat([x_t[:, :, :1], x_t, x_t[:, :, -1:]], dim=2)
         mean = (near[:, :, :-2] + 2 * x_t + near[:, :, 2:]) / 4
@@ -645,7 +757,7 @@ def _ordered_clips(draw: Draw) -> Inputs:
     order = torch.cat([torch.arange(1, n_frames, 2), torch.arange(0, n_frames, 2)])
     t = int((a_bar > 0.55).sum()) - 1 if draw.case % 2 else int((a_bar > 0.35).sum()) - 1
     return {
-        "model": _Smooth(a_bar),
+        "model": _Smooth(a_bar, dtype),
         "x_0": x_0,
         "order": order,
         "noise": draw.normal(*x_0.shape, dtype=dtype),
@@ -812,3 +924,90 @@ def relative_losses(
     """
     own = _losses(model, x_0, noise, t, a_bar)
     return (_losses(model, x_0[:, :, order], noise, t, a_bar) - own) / own
+
+
+@knows_order.misconception
+def put_back_in_order(
+    model: Model, x_0: Tensor, order: Tensor, noise: Tensor, t: int, a_bar: Tensor
+) -> Tensor:
+    """The frames were put into the opposite order: order.argsort() as an index, or an assignment to
+    x[:, :, order], undoes what x_0[:, :, order] does. Frame order[f] is to come to place f.
+    """
+    other = _losses(model, x_0[:, :, order.argsort()], noise, t, a_bar)
+    return other - _losses(model, x_0, noise, t, a_bar)
+
+
+@knows_order.misconception
+def noise_without_its_root(
+    model: Model, x_0: Tensor, order: Tensor, noise: Tensor, t: int, a_bar: Tensor
+) -> Tensor:
+    """The noise is scaled by 1 - a_bar. That is its variance: it takes the root of it."""
+    signal, spread = a_bar[t].sqrt().to(x_0.dtype), (1 - a_bar[t]).to(x_0.dtype)
+    at = torch.full((len(x_0),), t)
+
+    def losses(x: Tensor) -> Tensor:
+        return (model(signal * x + spread * noise, at) - noise).square().flatten(1).mean(1)
+
+    return losses(x_0[:, :, order]) - losses(x_0)
+
+
+@knows_order.misconception
+def signal_without_its_root(
+    model: Model, x_0: Tensor, order: Tensor, noise: Tensor, t: int, a_bar: Tensor
+) -> Tensor:
+    """The clip is scaled by a_bar. That is its share of the variance: take its root."""
+    signal, spread = a_bar[t].to(x_0.dtype), (1 - a_bar[t]).sqrt().to(x_0.dtype)
+    at = torch.full((len(x_0),), t)
+
+    def losses(x: Tensor) -> Tensor:
+        return (model(signal * x + spread * noise, at) - noise).square().flatten(1).mean(1)
+
+    return losses(x_0[:, :, order]) - losses(x_0)
+
+
+@knows_order.misconception
+def absolute_errors(
+    model: Model, x_0: Tensor, order: Tensor, noise: Tensor, t: int, a_bar: Tensor
+) -> Tensor:
+    """This is the mean absolute error. The loss is the mean of squares."""
+    signal, spread = a_bar[t].sqrt().to(x_0.dtype), (1 - a_bar[t]).sqrt().to(x_0.dtype)
+    at = torch.full((len(x_0),), t)
+
+    def losses(x: Tensor) -> Tensor:
+        return (model(signal * x + spread * noise, at) - noise).abs().flatten(1).mean(1)
+
+    return losses(x_0[:, :, order]) - losses(x_0)
+
+
+@knows_order.misconception
+def ratio_of_losses(
+    model: Model, x_0: Tensor, order: Tensor, noise: Tensor, t: int, a_bar: Tensor
+) -> Tensor:
+    """This is a ratio of losses. The difference is wanted: the other order's loss minus its own."""
+    other = _losses(model, x_0[:, :, order], noise, t, a_bar)
+    return other / _losses(model, x_0, noise, t, a_bar)
+
+
+@knows_order.misconception
+def without_a_sign(
+    model: Model, x_0: Tensor, order: Tensor, noise: Tensor, t: int, a_bar: Tensor
+) -> Tensor:
+    """The sign is lost: where the model prefers the other order, the result is to be negative."""
+    other = _losses(model, x_0[:, :, order], noise, t, a_bar)
+    return (other - _losses(model, x_0, noise, t, a_bar)).abs()
+
+
+@knows_order.misconception
+def one_step_early(
+    model: Model, x_0: Tensor, order: Tensor, noise: Tensor, t: int, a_bar: Tensor
+) -> Tensor:
+    """The clip is made noisy with a_bar[t - 1], and the model is told t. Timesteps count from 0: it
+    is a_bar[t].
+    """
+    signal, spread = (v.to(x_0.dtype) for v in (a_bar[t - 1].sqrt(), (1 - a_bar[t - 1]).sqrt()))
+    at = torch.full((len(x_0),), t)
+
+    def losses(x: Tensor) -> Tensor:
+        return (model(signal * x + spread * noise, at) - noise).square().flatten(1).mean(1)
+
+    return losses(x_0[:, :, order]) - losses(x_0)
