@@ -120,9 +120,10 @@ def drawn(model: Any, judge: Any, g: torch.Generator, n: int, scale: float) -> d
     """Draw clips for n captions that say everything, each kind as often, and look at them."""
     moves = draw_moves(torch.arange(n) % 10, g)
     captions = describe_moves(moves, g, COMPLETE)
-    return hits(
-        judge_clips(judge, sample_captions(model, captions, N_CALLS, scale, None, g)), moves
-    )
+    clips = sample_captions(
+        model, captions, N_CALLS, scale, generator=g, batch_size=16
+    )  # a clip is as large as sixteen pictures
+    return hits(judge_clips(judge, clips), moves)
 
 
 def counter_controls(test: Clips) -> dict[str, Any]:
@@ -182,7 +183,7 @@ def filled_in(
 ) -> Tensor:
     """Fill in what a mask hides of clips, without a caption."""
     parts = []
-    for part, known in zip(clips.split(32), mask.expand_as(clips).split(32), strict=True):
+    for part, known in zip(clips.split(16), mask.expand_as(clips).split(16), strict=True):
         nothing = model.recipe.tokenizer()([""] * len(part))
         denoise = model.denoiser({name: values.to(device) for name, values in nothing.items()})
         with autocast(device):
