@@ -3,7 +3,10 @@
 Ho et al. 2022, "Video Diffusion Models" (arXiv:2204.03458, section 3), for a UNet that treats space
 and time in turn; Hoogeboom et al. 2023, "simple diffusion" (arXiv:2301.11093, its part on
 adjusting noise schedules), for a schedule that is shifted where neighbours say the same again;
-Tancik et al. 2020 (arXiv:2006.10739) for waves that tell a network where and when it is.
+Tancik et al. 2020 (arXiv:2006.10739) for waves that tell a network where and when it is; Voleti et
+al. 2022, "MCVD" (arXiv:2205.09853), for one network that draws, predicts and fills in. Motion
+compensation is as old as digital video (Jain & Jain 1981, "Displacement measurement and its
+application in interframe image coding").
 
 Clips are (B, C, F, H, W), F frames. Training, `Denoiser`, samplers, `guided` and `inpaint` are
 those of the chapters before, to the letter: they never asked how many dimensions space has.
@@ -21,9 +24,10 @@ from torch.nn import functional as F
 from minidiff.forward import NoiseSchedule, forward_diffusion
 from minidiff.text import TextUNet
 from minidiff.training import Context, PredictionType, training_target
-from minidiff.unet import Attention, get_timestep_embedding
+from minidiff.unet import Attention, ResBlock, get_timestep_embedding
 
 N_WAVES = 32  # of `CaptionWaves`
+KNOWN_LOOKS = 30.0  # weight of a known pixel beside one that is predicted, in `MotionCompensated`
 
 
 def shift_schedule(schedule: NoiseSchedule, factor: float) -> NoiseSchedule:
@@ -219,7 +223,10 @@ class VideoUNet(TextUNet):
 
     One stands behind each residual block, where chapter 02 had room for attention over a picture's
     places, and one at the bottom. With them taken out, each frame is drawn as a picture by itself.
-    Beside the pixels of its patch each place gets `CaptionWaves` as further channels.
+    Beside the pixels of its patch each place gets `CaptionWaves` as further channels, and what is
+    known of the clip, see `known_context`. The weights of the latter start at zero, so a model that
+    was trained without may go on with it (as Rombach et al. 2022 give pictures with a hole to their
+    inpainting model, section 4.5).
 
     Args:
         n_words: Size of the vocabulary.
@@ -234,8 +241,8 @@ class VideoUNet(TextUNet):
         n_tokens: Longest caption.
 
     Raises:
-        ValueError: If channels are no multiples of 16, or forward gets clips or captions that do
-            not fit.
+        ValueError: If channels are no multiples of 16, or forward gets clips, captions or known
+            pixels that do not fit.
 
     >>> tokenizer = Tokenizer(["a", "coat", "up"], n_tokens=16)
     >>> model = VideoUNet(len(tokenizer), channels=(16, 16, 32))
@@ -259,10 +266,12 @@ class VideoUNet(TextUNet):
     ) -> None:
         if any(width % 16 for width in channels):
             raise ValueError(f"channels must be multiples of 16, got {tuple(channels)}")
-        inner = n_channels * patch**2
+        inner, n_known = n_channels * patch**2, (n_channels + 1) * patch**2
+        n_inputs = inner + N_WAVES + n_known
         super().__init__(
-            n_words, inner + N_WAVES, inner, channels, n_blocks, text_levels, text_dim, n_tokens
+            n_words, n_inputs, inner, channels, n_blocks, text_levels, text_dim, n_tokens
         )
+        nn.init.zeros_(self.conv_in.weight.data[:, -n_known:])
         self.n_channels, self.n_frames, self.patch = n_channels, n_frames, patch
         for level, (down, up, width) in enumerate(
             zip(self.downs, reversed(self.ups), channels, strict=True)
@@ -285,7 +294,8 @@ class VideoUNet(TextUNet):
         Args:
             x_t: Noisy clips, (B, n_channels, n_frames, H, W); patch divides H and W.
             t: Timesteps, (B,).
-            context: {"tokens": (B, N) int64, "tokens_mask": (B, N) bool}.
+            context: {"tokens": (B, N) int64, "tokens_mask": (B, N) bool}, and if something is known
+                of the clips {"known": (B, n_channels + 1, n_frames, H, W)}, see `known_context`.
 
         Returns:
             (B, n_channels, n_frames, H, W).
@@ -297,10 +307,15 @@ class VideoUNet(TextUNet):
         if t.shape != x_t.shape[:1]:
             raise ValueError(f"t must have shape ({len(x_t)},), got {tuple(t.shape)}")
         words, mask = self.read(context)  # once a clip, (B, N, text_dim) and (B, N)
+        shape = (len(x_t), self.n_channels + 1, *x_t.shape[2:])
+        known = (context or {}).get("known", x_t.new_zeros(1).expand(shape))
+        if known.shape != shape:
+            raise ValueError(f"context['known'] must be {shape}, got {tuple(known.shape)}")
         frames = patchify(x_t, self.patch)  # (B F, C patch^2, H / patch, W / patch)
         waves = self.waves(words[:, 0], frames.shape[2:])  # (B F, N_WAVES, H / patch, W / patch)
         t, words, mask = (v.repeat_interleave(self.n_frames, dim=0) for v in (t, words, mask))
-        frames = torch.cat([frames, waves.to(frames.dtype)], dim=1)
+        known = patchify(known, self.patch)  # (B F, (C + 1) patch^2, H / patch, W / patch)
+        frames = torch.cat([frames, waves.to(frames.dtype), known.to(frames.dtype)], dim=1)
         frames = frames.contiguous(memory_format=torch.channels_last)
         return unpatchify(self.draw(frames, t, words, mask), self.patch, self.n_frames)
 
@@ -316,6 +331,160 @@ def space_time(channels: int, n_frames: int, attention: bool) -> nn.Module:
     """
     over_time = TemporalBlock(channels, n_frames, attention)
     return nn.Sequential(Attention(channels), over_time) if attention else over_time
+
+
+def match_frames(x_0: Tensor, reach: int = 2, sharpness: float | Tensor = 1.0) -> Tensor:
+    """Where has what a frame shows gone in the next frame? Block matching, as video codecs do it.
+
+    The cross-correlation of both frames for each offset of at most reach pixels, then a softmax:
+    one offset where the match is clear, a spread where it is not. The whole frame is one block, so
+    it finds one motion a frame. Frames are taken as periodic, since correlations are then products
+    of Fourier transforms.
+
+    Args:
+        x_0: Clips in [-1, 1], dark where nothing is, (B, C, F, H, W).
+        reach: Largest offset along either axis.
+        sharpness: Factor of the correlations.
+
+    Returns:
+        (B, F - 1, 2 reach + 1, 2 reach + 1), offsets down and right from -reach to reach; each
+        sums to 1.
+
+    >>> clip = -torch.ones(1, 1, 2, 6, 6)
+    >>> clip[0, 0, 0, 2, 2] = clip[0, 0, 1, 2, 3] = 1  # a point moves to the right
+    >>> match_frames(clip, reach=1, sharpness=10.0)[0, 0].round().int()
+    tensor([[0, 0, 0],
+            [0, 0, 1],
+            [0, 0, 0]], dtype=torch.int32)
+    """
+    height, width = x_0.shape[-2:]
+    light = torch.fft.rfft2(x_0 + 1)  # (B, C, F, H, W / 2 + 1)
+    product = (light[:, :, :-1].conj() * light[:, :, 1:]).sum(1)  # (B, F - 1, ...)
+    match = torch.fft.irfft2(product, s=(height, width))  # of each offset, (B, F - 1, H, W)
+    match = match.roll((reach, reach), (2, 3))[:, :, : 2 * reach + 1, : 2 * reach + 1]
+    kernels: Tensor = (match.flatten(2) * sharpness).softmax(2)
+    return kernels.view(match.shape)
+
+
+def along_motion(x: Tensor, kernels: Tensor) -> Tensor:
+    """Sum over all other frames, each moved to where its frame is by the kernels in between.
+
+    A frame is moved by a convolution with a kernel, back by one with the mirrored kernel, and over
+    several frames step by step; all of it as products of Fourier transforms.
+
+    Args:
+        x: (B, C, F, H, W).
+        kernels: Of the step from each frame to the next, (B, F - 1, k, k) with odd k, as
+            `match_frames` returns them.
+
+    Returns:
+        (B, C, F, H, W).
+
+    >>> x = torch.arange(6.0).view(1, 1, 2, 1, 3)  # two frames of one row
+    >>> right = torch.zeros(1, 1, 1, 3).index_fill(3, torch.tensor(2), 1.0)
+    >>> along_motion(x, right).round()[0, 0]  # the second moved to the left, the first to the right
+    tensor([[[4., 5., 3.]],
+    <BLANKLINE>
+            [[2., 0., 1.]]])
+    """
+    size = x.shape[-2:]
+    reach = [(k - 1) // 2 for k in kernels.shape[2:]]
+    room = [n - k for n, k in zip(size, kernels.shape[2:], strict=True)]
+    whole = F.pad(kernels, (0, room[1], 0, room[0])).roll([-r for r in reach], (2, 3))
+    steps = torch.fft.rfft2(whole)[:, None].unbind(2)  # F - 1 of (B, 1, H, W / 2 + 1)
+    frames = torch.fft.rfft2(x).unbind(2)  # F of (B, C, H, W / 2 + 1)
+    before, after = [torch.zeros_like(frames[0])], [torch.zeros_like(frames[0])]
+    for frame, step in zip(frames[:-1], steps, strict=True):
+        before.append(step * (before[-1] + frame))
+    for frame, step in zip(frames[:0:-1], steps[::-1], strict=True):
+        after.append(step.conj() * (after[-1] + frame))
+    total = [a + b for a, b in zip(before, after[::-1], strict=True)]
+    moved: Tensor = torch.fft.irfft2(torch.stack(total, dim=2), s=size)
+    return moved
+
+
+class MotionCompensated(nn.Module):
+    """A model of clips that looks again, along the motion that it has found.
+
+    Layers over time look at a place; what moves is elsewhere in the next frame, so details do not
+    travel, and each frame gets its own. Here the model's x_0 is matched from frame to frame, and
+    what the other frames show, x_t and x_0, is moved along and averaged, known pixels counting as
+    `KNOWN_LOOKS`. A small network sees it beside the frame and corrects the prediction.
+
+    Args:
+        model: Predicts v of clips and keeps the contract model(x_t, t, context).
+        schedule: That of the training; it makes x_0 of v.
+        n_channels: Channels of a clip.
+        patch: Side of the patches, see `patchify`.
+        width: Channels of the small network.
+
+    >>> tokenizer = Tokenizer(["a", "coat", "up"], n_tokens=16)
+    >>> model = VideoUNet(len(tokenizer), channels=(16, 16, 32))
+    >>> whole = MotionCompensated(model, cosine_schedule())
+    >>> x_t, t = torch.zeros(1, 1, 16, 40, 40), torch.tensor([999])
+    >>> whole(x_t, t, tokenizer(["a coat, up"])).shape
+    torch.Size([1, 1, 16, 40, 40])
+    """
+
+    signal: Tensor
+    noise: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        schedule: NoiseSchedule,
+        n_channels: int = 1,
+        patch: int = 2,
+        width: int = 24,
+    ) -> None:
+        super().__init__()
+        self.model, self.patch, self.time_dim = model, patch, 32
+        for name, value in (
+            ("signal", schedule.alphas_cumprod.sqrt()),
+            ("noise", (1 - schedule.alphas_cumprod).sqrt()),
+        ):
+            self.register_buffer(name, value.float(), persistent=False)
+        self.log_sharpness = nn.Parameter(torch.zeros((), device="cpu"))
+        self.conv_in = nn.Conv2d((4 * n_channels + 1) * patch**2, width, 3, padding=1)
+        self.block = ResBlock(width, width, self.time_dim)
+        for norm in (self.block.norm_1, self.block.norm_2):
+            norm.num_groups = 1
+        self.conv_out = nn.Conv2d(width, n_channels * patch**2, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
+
+    def forward(self, x_t: Tensor, t: Tensor, context: Context | None = None) -> Tensor:
+        """Predict v from x_t (B, C, F, H, W) at t (B,), as `VideoUNet` does."""
+        v = self.model(x_t, t, context).to(x_t.dtype)
+        with torch.autocast(x_t.device.type, enabled=False):
+            seen = self.look_along(x_t, v, t, context)  # (B F, (4 C + 1) patch^2, ...)
+        time = get_timestep_embedding(t, self.time_dim).to(x_t.dtype)
+        time = time.repeat_interleave(x_t.shape[2], dim=0)  # (B F, time_dim)
+        h = self.conv_in(seen.contiguous(memory_format=torch.channels_last))
+        h = self.conv_out(F.silu(self.block(h, time)))
+        out: Tensor = v + unpatchify(h, self.patch, x_t.shape[2]).to(v.dtype)
+        return out
+
+    def look_along(self, x_t: Tensor, v: Tensor, t: Tensor, context: Context | None) -> Tensor:
+        """Gather x_t and x_0 of each frame, their means over the others, and how much counted."""
+        a, b = (s[t].to(x_t.dtype).view(-1, 1, 1, 1, 1) for s in (self.signal, self.noise))
+        x_0 = (a * x_t - b * v).clamp(-1, 1)
+        looks = torch.ones_like(x_0[:, :1])  # (B, 1, F, H, W)
+        known = (context or {}).get("known")
+        if known is not None:
+            shown, mask = known[:, :-1], known[:, -1:] > 0
+            x_0, looks = torch.where(mask, shown, x_0), torch.where(mask, KNOWN_LOOKS, looks)
+        kernels = match_frames(x_0, sharpness=self.log_sharpness.exp())
+        n_others = x_t.shape[2] - 1
+        # Dark is 0 here: what a frame moves in from over its edge is as dark as the canvas.
+        carried = torch.cat([looks * (x_0 + 1), looks, x_t + a], dim=1)
+        by_looks, looks, by_frames = torch.split(
+            along_motion(carried, kernels), [x_0.shape[1], 1, x_t.shape[1]], dim=1
+        )
+        mean_x_0 = by_looks / looks.clamp(min=1) - 1
+        mean_x_t = by_frames / n_others - a
+        looks = looks / (n_others * KNOWN_LOOKS)
+        return patchify(torch.cat([x_t, x_0, mean_x_t, mean_x_0, looks], dim=1), self.patch)
 
 
 def known_frames(frames: Sequence[int], n_frames: int = 16) -> Tensor:
@@ -363,6 +532,70 @@ def moving_hole(corners: Tensor, size: int, side: int = 40) -> Tensor:
     places = torch.arange(side, device=corners.device)
     inside = (places >= corners[:, :, None]) & (places < corners[:, :, None] + size)  # (F, 2, side)
     return ~(inside[:, 0, :, None] & inside[:, 1, None, :])[None, None]  # (1, 1, F, side, side)
+
+
+def known_context(known: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """What is known of clips, to be shown to a `VideoUNet` that shall complete them.
+
+    `inpaint` puts known pixels, as noisy as the rest, into x_t. At large t nobody recognises them
+    there, and that is when a clip is decided on. So the model is shown them without noise, beside
+    x_t and at every t (Voleti et al. 2022, section 3).
+
+    Args:
+        known: Clips, (B, C, F, H, W); hidden values are never looked at, whatever they are.
+        mask: True where they are known, bool, (B or 1, 1, F, H or 1, W or 1).
+
+    Returns:
+        {"known": (B, C + 1, F, H, W)}: known pixels, 0 where there is none, and the mask.
+
+    >>> known_context(torch.full((1, 1, 2, 1, 1), 0.5), known_frames([0], 2))["known"].flatten(2)
+    tensor([[[0.5000, 0.0000],
+             [1.0000, 0.0000]]])
+    """
+    shape = (len(known), 1, *known.shape[2:])
+    shown = torch.cat([torch.where(mask, known, 0.0), mask.to(known.dtype).expand(shape)], dim=1)
+    return {"known": shown}
+
+
+def draw_masks(
+    n_clips: int, generator: torch.Generator, n_frames: int = 16, side: int = 40
+) -> Tensor:
+    """Draw what shall be known of clips in a training (after Voleti et al. 2022, section 3).
+
+    Of two clips in five nothing; of one in four the first frames, up to half of them; of three in
+    twenty some frames here and there; and of one in five all but a hole, which moves evenly and is
+    closed in a frame now and then.
+
+    Args:
+        n_clips: B.
+        generator: CPU generator.
+        n_frames: Of a clip.
+        side: Height and width of the frames.
+
+    Returns:
+        Masks (B, 1, n_frames, side, side), True where a clip is known.
+
+    >>> draw_masks(2, torch.Generator().manual_seed(0), n_frames=4, side=8).shape
+    torch.Size([2, 1, 4, 8, 8])
+    """
+    masks = torch.zeros(n_clips, 1, n_frames, side, side, dtype=torch.bool, device="cpu")
+    moments = torch.linspace(0, 1, n_frames, device="cpu")[:, None]
+    for mask in masks:
+        which, a, b, c, d, e = torch.rand(6, generator=generator, device="cpu").tolist()
+        closed = torch.rand(n_frames, generator=generator, device="cpu") < 0.3
+        if which < 0.4:
+            pass
+        elif which < 0.65:
+            mask[:, : 1 + int(a * n_frames / 2)] = True
+        elif which < 0.8:
+            mask[:, closed] = True
+        else:
+            size = side // 5 + int(e * 2 * side / 5)  # a fifth to three fifths of the side
+            ends = torch.tensor([[a, b], [c, d]], device="cpu") * (side - size)
+            path = torch.lerp(ends[0], ends[1], moments)  # (F, 2)
+            mask[:] = moving_hole(path.long(), size, side)[0]
+            mask[:, closed] = True
+    return masks
 
 
 def constant_velocity(known: Tensor, n_frames: int = 16, reach: int = 3) -> Tensor:

@@ -329,6 +329,7 @@ PLACES = torch.randn(6, 16, 2, 2, generator=generator())
 FILMING = randomised(
     video.VideoUNet(len(TOKENIZER), n_frames=3, channels=(16, 16, 16), text_dim=8, n_tokens=6)
 )
+FOLLOWING = randomised(video.MotionCompensated(FILMING, SCHEDULE, width=8))
 CALLS |= {
     "shift_schedule": lambda _: schedule_tensors(video.shift_schedule(SCHEDULE, 0.5)),
     "patchify": lambda _: video.patchify(FILMS, 2),
@@ -340,7 +341,14 @@ CALLS |= {
     "TemporalBlock": lambda _: FILMING.mid.attention[1](PLACES),
     "space_time": lambda _: FILMING.mid.attention(PLACES),
     "VideoUNet": lambda _: FILMING(FILMS, T, CAPTIONS),
+    "match_frames": lambda _: video.match_frames(FILMS, 1),
+    "along_motion": lambda _: video.along_motion(FILMS, video.match_frames(FILMS, 1)),
+    "MotionCompensated": lambda _: FOLLOWING(FILMS, T, CAPTIONS),
     "known_frames": lambda _: video.known_frames([0, 2], 3),
+    "known_context": lambda _: list(
+        video.known_context(FILMS, video.known_frames([0, 2], 3)).values()
+    ),
+    "draw_masks": lambda _: video.draw_masks(9, generator(), 3, 4),
     "moving_hole": lambda _: video.moving_hole(torch.tensor([[0, 1]], device="cpu"), 2, 4),
     "constant_velocity": lambda _: video.constant_velocity(FILMS[:, :, :2], 3, 1),
     "loss_of_each": lambda _: [

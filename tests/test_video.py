@@ -16,12 +16,18 @@ from minidiff.guidance import guided
 from minidiff.text import Tokenizer
 from minidiff.training import EMA, train, train_step
 from minidiff.video import (
+    KNOWN_LOOKS,
     CaptionWaves,
+    MotionCompensated,
     TemporalBlock,
     VideoUNet,
+    along_motion,
     constant_velocity,
+    draw_masks,
+    known_context,
     known_frames,
     loss_of_each,
+    match_frames,
     moving_hole,
     patchify,
     shift_schedule,
@@ -279,7 +285,8 @@ def test_without_blocks_over_time_each_frame_is_a_picture_by_itself():
     waves = model.waves(words[:, 0], (4, 4)).unflatten(0, (3, 4))  # (B, F, n_waves, 4, 4)
     for frame in range(4):
         picture = F.pixel_unshuffle(CLIPS[:, :, frame], 2)
-        alone = model.draw(torch.cat([picture, waves[:, frame]], dim=1), T, words, mask)
+        inputs = torch.cat([picture, waves[:, frame], torch.zeros(3, 8, 4, 4)], dim=1)
+        alone = model.draw(inputs, T, words, mask)
         assert gap(F.pixel_shuffle(alone, 2), whole[:, :, frame]) < 1e-10
 
 
@@ -320,8 +327,37 @@ def test_a_new_model_predicts_zero_and_all_of_it_learns():
     assert model(x, T, context).abs().max() == 0
     randomised(model)
     model.train()
+    context |= known_context(x, known_frames([0], 4))
     train_step(model, x, T, cosine_schedule(), context, prediction_type="v").backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
+
+
+@torch.no_grad()
+def test_what_is_known_matters_and_nothing_known_is_none_given():
+    mask = known_frames([1], 4)
+    seen = CONTEXT | known_context(CLIPS, mask)
+    hidden = CONTEXT | known_context(torch.where(mask, CLIPS, torch.nan), mask)
+    nothing = CONTEXT | known_context(CLIPS, torch.zeros_like(mask))
+    out = MODEL(CLIPS, T, CONTEXT)
+    assert torch.equal(MODEL(CLIPS, T, nothing), out)
+    assert torch.equal(MODEL(CLIPS, T, seen), MODEL(CLIPS, T, hidden))
+    assert (MODEL(CLIPS, T, seen) - out).abs().amax((1, 3, 4)).min() > 1e-6  # in every frame
+    dark = CONTEXT | known_context(torch.zeros_like(CLIPS), mask)
+    assert gap(MODEL(CLIPS, T, dark), out) > 1e-6  # to know a zero is to know something
+
+
+@torch.no_grad()
+def test_a_new_model_does_not_look_at_what_is_known_and_learns_to():
+    torch.manual_seed(0)
+    model = VideoUNet(len(TOKENIZER), n_frames=4, channels=(16, 16), text_dim=8, n_tokens=6)
+    assert model.conv_in.weight[:, -8:].abs().max() == 0 < model.conv_in.weight[:, -9].abs().max()
+    nn.init.normal_(model.conv_out.weight)
+    x, seen = CLIPS.float(), known_context(CLIPS.float(), known_frames([1], 4))
+    assert torch.equal(model(x, T, CONTEXT | seen), model(x, T, CONTEXT))
+    with torch.enable_grad():
+        train_step(model, x, T, cosine_schedule(), CONTEXT | seen).backward()
+    assert model.conv_in.weight.grad is not None
+    assert model.conv_in.weight.grad[:, -8:].abs().amax((0, 2, 3)).min() > 0
 
 
 def test_norms_have_groups_of_sixteen_channels():
@@ -340,6 +376,149 @@ def test_the_model_refuses_what_does_not_fit():
         MODEL(CLIPS, T[:2], CONTEXT)
     with pytest.raises(ValueError, match="context must hold tokens and tokens_mask"):
         MODEL(CLIPS, T)
+    for known in (CLIPS, normal(3, 2, 4, 8, 6), normal(2, 2, 4, 8, 8)):
+        with pytest.raises(ValueError, match=r"'known'\] must be \(3, 2, 4, 8, 8\), got"):
+            MODEL(CLIPS, T, CONTEXT | {"known": known})
+
+
+# --- along the motion ---
+
+
+def test_frames_are_matched_by_their_correlation():
+    x = normal(2, 3, 4, 6, 7)
+    kernels = match_frames(x, reach=2, sharpness=0.1)
+    assert kernels.shape == (2, 3, 5, 5)
+    for clip, frame in ((0, 0), (1, 2)):
+        now, then = x[clip, :, frame] + 1, x[clip, :, frame + 1] + 1
+        match = torch.tensor(
+            [
+                [(now.roll((down, right), (1, 2)) * then).sum() for right in range(-2, 3)]
+                for down in range(-2, 3)
+            ]
+        )
+        assert gap(kernels[clip, frame], (0.1 * match).flatten().softmax(0).view(5, 5)) < 1e-12
+    assert gap(match_frames(x, sharpness=0.0), torch.ones(2, 3, 5, 5).double() / 25) < 1e-12
+
+
+def flying(velocities, side=16):
+    """A clip of one picture on a dark canvas, that flies with these velocities."""
+    picture = torch.full((1, side, side), -1.0, dtype=torch.float64)
+    picture[:, 6:10, 5:10] = normal(1, 4, 5).abs().clamp(max=1)
+    frames = [picture]
+    for velocity in velocities:
+        frames.append(frames[-1].roll(velocity, (1, 2)))
+    return torch.stack(frames, dim=1)[None]  # (1, 1, F, side, side)
+
+
+STEPS = ((0, 1), (-2, 1), (2, 2), (0, 0), (-1, -2))
+
+
+def test_the_best_match_is_the_motion():
+    kernels = match_frames(flying(STEPS), sharpness=50.0)[0]
+    for kernel, (down, right) in zip(kernels, STEPS, strict=True):
+        assert kernel[2 + down, 2 + right] > 0.99
+        assert abs(kernel.sum() - 1) < 1e-12
+
+
+def test_along_the_motion_all_frames_show_the_same():
+    clip = flying(STEPS)
+    total = along_motion(clip, match_frames(clip, sharpness=1000.0))
+    assert gap(total, 5 * clip) < 1e-6
+    standing = match_frames(flying([(0, 0)] * 5), sharpness=1000.0)
+    assert gap(along_motion(clip, standing), clip.sum(2, keepdim=True) - clip) < 1e-6
+
+
+def test_frames_are_moved_by_convolution_and_back_by_the_mirrored_kernel():
+    x, kernels = normal(2, 3, 4, 6, 7), match_frames(normal(2, 1, 4, 6, 7), 1, 0.1)
+
+    def moved(picture, kernel):
+        return sum(
+            kernel[down + 1, right + 1] * picture.roll((down, right), (1, 2))
+            for down in (-1, 0, 1)
+            for right in (-1, 0, 1)
+        )
+
+    expected = torch.zeros_like(x)
+    for clip in range(2):
+        for here in range(4):
+            for there in range(4):
+                picture = x[clip, :, there]
+                for step in range(there, here):
+                    picture = moved(picture, kernels[clip, step])
+                for step in range(there - 1, here - 1, -1):
+                    picture = moved(picture, kernels[clip, step].flip(0, 1))
+                expected[clip, :, here] += picture * (here != there)
+    assert gap(along_motion(x, kernels), expected) < 1e-10
+
+
+SCHEDULE = shift_schedule(cosine_schedule(), 1 / 4)
+
+
+def following(width=8) -> MotionCompensated:
+    model = MotionCompensated(MODEL, SCHEDULE, width=width).double().eval()
+    assert isinstance(model, MotionCompensated)
+    return model
+
+
+@torch.no_grad()
+def test_a_motion_compensated_model_begins_as_the_model_it_is_given():
+    model = following()
+    assert torch.equal(model(CLIPS, T, CONTEXT), MODEL(CLIPS, T, CONTEXT))
+    randomised(model)
+    out = model(CLIPS, T, CONTEXT)
+    for i in range(3):  # clips do not meet
+        alone = {name: values[i : i + 1] for name, values in CONTEXT.items()}
+        assert gap(model(CLIPS[i : i + 1], T[i : i + 1], alone), out[i : i + 1]) < 1e-9
+    seen = CONTEXT | known_context(CLIPS, known_frames([0], 4))
+    assert (model(CLIPS, T, seen) - out).abs().amax((1, 3, 4)).min() > 1e-6
+
+
+def test_all_of_a_motion_compensated_model_learns():
+    model = MotionCompensated(small(), SCHEDULE, width=8).double()
+    randomised(model).train()
+    context = CONTEXT | known_context(CLIPS, known_frames([0], 4))
+    train_step(model, CLIPS, T, SCHEDULE, context, prediction_type="v").backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_known_pixels_count_for_many_looks():
+    """x_t, x_0, the means of both over the others along the motion, and how much counted."""
+    clip = flying(STEPS[:3])
+    t = torch.tensor([300])
+    a, b = (
+        s[t].view(1, 1, 1, 1, 1).double()
+        for s in (SCHEDULE.alphas_cumprod.sqrt(), (1 - SCHEDULE.alphas_cumprod).sqrt())
+    )
+    x_t = normal(*clip.shape)
+    v = (a * x_t - clip) / b  # the model knows the clip
+    model = following()
+    model.log_sharpness.data.fill_(7.0)
+    context = known_context(clip + 0.5, known_frames([0], 4))  # but what it is shown is brighter
+    seen = unpatchify(model.look_along(x_t, v, t, context), 2, 4)
+    assert gap(seen[:, :1], x_t) < 1e-10
+    assert gap(seen[:, 1:2, 1:], clip[:, :, 1:]) < 1e-5
+    assert gap(seen[:, 1:2, :1], clip[:, :, :1] + 0.5) < 1e-5
+    by_looks = clip + 0.5 * KNOWN_LOOKS / (KNOWN_LOOKS + 2)  # one known, two predicted
+    assert gap(seen[:, 3:4, 1:], by_looks[:, :, 1:]) < 1e-4
+    assert gap(seen[:, 3:4, :1], clip[:, :, :1]) < 1e-4  # for the known one, the three others
+    assert gap(seen[:, 4, 1:].amin(), torch.tensor((KNOWN_LOOKS + 2) / (3 * KNOWN_LOOKS))) < 1e-6
+    moved = torch.stack(
+        [
+            sum(
+                x_t[:, :, there].roll(
+                    [sum(STEPS[s][d] for s in range(there, here))
+                     - sum(STEPS[s][d] for s in range(here, there)) for d in (0, 1)], (2, 3)
+                )
+                for there in range(4)
+                if there != here
+            )
+            for here in range(4)
+        ],
+        dim=2,
+    )  # fmt: skip
+    assert gap(seen[:, 2:3], moved / 3) < 1e-4
 
 
 # --- what the chapters before make of it, unchanged ---
@@ -392,6 +571,41 @@ def test_a_moving_hole_hides_a_square_in_each_frame():
     assert not mask[0, 0, 1, 2:5, 3:6].any()
     with pytest.raises(ValueError, match=r"corners must be \(F, 2\), got \(4,\)"):
         moving_hole(corners[:, 0], 3)
+
+
+def test_a_known_context_holds_what_is_known_and_where():
+    mask = torch.rand(3, 1, 4, 8, 1, generator=generator()) < 0.5
+    shown = known_context(torch.where(mask, CLIPS, torch.inf), mask)["known"]
+    assert torch.equal(shown[:, :1], torch.where(mask, CLIPS, 0))
+    assert torch.equal(shown[:, 1:], mask.expand_as(CLIPS).double())
+    two = known_context(normal(2, 3, 4, 8, 8), known_frames([0], 4))["known"]  # three colours
+    assert two.shape == (2, 4, 4, 8, 8)
+    assert two[:, 3, 0].min() == 1
+    assert two[:, :, 1:].abs().max() == 0
+
+
+def test_masks_of_a_training_are_of_four_kinds():
+    n = 2000
+    masks = draw_masks(n, generator(3), n_frames=16, side=10)
+    assert masks.shape == (n, 1, 16, 10, 10)
+    assert torch.equal(masks[:9], draw_masks(9, generator(3), n_frames=16, side=10))
+    whole, some = masks.flatten(3).all(3)[:, 0], masks.flatten(3).any(3)[:, 0]  # (n, 16) each
+    known = whole.sum(1)
+    by_frame = (whole == some).all(1)  # no frame is known in part
+    first = by_frame & (known > 0) & (known == whole.long().cumprod(1).sum(1))
+    shares = [(by_frame & (known == 0)), first, by_frame & (known > 0) & ~first, ~by_frame]
+    for kind, share in zip(shares, (0.4, 0.25, 0.15, 0.2), strict=True):
+        assert abs(kind.double().mean() - share) < 0.04
+    assert known[first].min() == 1
+    assert known[first].max() == 8
+    holes = ~masks[~by_frame][:, 0]  # (m, 16, 10, 10)
+    sizes = holes.any(3).sum(2)  # rows of the hole in each frame
+    assert all(set(row) <= {0, max(row)} for row in sizes.tolist())  # closed, or as large as ever
+    assert set(sizes.amax(1).tolist()) == {2, 3, 4, 5}
+    assert torch.equal(sizes, holes.any(2).sum(2))
+    assert 0.2 < (sizes == 0).double().mean() < 0.4
+    been = holes.any(1).sum((1, 2))  # places that were hidden at some time
+    assert (been > sizes.amax(1) ** 2).double().mean() > 0.9  # it moves
 
 
 @pytest.mark.parametrize("velocity", [(0, 1), (-2, 0), (3, -3), (0, 0)])

@@ -306,7 +306,15 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipes, "load_chorales", lambda split: [Chorale("a", 0, sung)])
     mover = RECIPES["clips"]
     assert isinstance(mover, ClipRecipe)
-    mover = replace(mover, n_steps=3, batch_size=4, channels=(16, 16, 16), text_dim=8, n_clips=20)
+    short = {
+        "n_steps": 1,
+        "n_known_steps": 1,
+        "n_motion_steps": 1,
+        "batch_size": 4,
+        "text_dim": 8,
+        "n_clips": 20,
+    }
+    mover = replace(mover, channels=(16, 16, 16), **short)
     monkeypatch.setitem(RECIPES, "clips", mover)
     minutes = itertools.count(step=100.0)
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=minutes.__next__))

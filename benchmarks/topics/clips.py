@@ -2,7 +2,8 @@
 
 Twelve frames are predicted from four without a caption: what moves, where to and how fast, has to
 be read from the known frames. The constant velocity is a control that wins as long as nothing
-happens: it copies pixels, which no sample does, but it knows of no walls.
+happens: it copies pixels, which no sample does, but it knows of no walls. Everywhere the model is
+shown what is known; what `inpaint` makes of one that is not, by replacing alone, stands beside it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from minidiff import (
     autocast,
     constant_velocity,
     inpaint,
+    known_context,
     known_frames,
     loss_of_each,
     moving_hole,
@@ -179,13 +181,20 @@ def psnr_of_new(x: Tensor, clips: Tensor) -> Tensor:
 
 
 def filled_in(
-    model: Any, clips: Tensor, mask: Tensor, g: torch.Generator, device: torch.device
+    model: Any,
+    clips: Tensor,
+    mask: Tensor,
+    g: torch.Generator,
+    device: torch.device,
+    shown: bool = True,
 ) -> Tensor:
     """Fill in what a mask hides of clips, without a caption."""
     parts = []
     for part, known in zip(clips.split(16), mask.expand_as(clips).split(16), strict=True):
-        nothing = model.recipe.tokenizer()([""] * len(part))
-        denoise = model.denoiser({name: values.to(device) for name, values in nothing.items()})
+        context = model.recipe.tokenizer()([""] * len(part))
+        if shown:
+            context |= known_context(part, known)
+        denoise = model.denoiser({name: values.to(device) for name, values in context.items()})
         with autocast(device):
             x = inpaint(denoise, part.to(device), known, N_STEPS, N_RESAMPLE, g)
         parts.append(x.cpu())
@@ -214,24 +223,26 @@ def order(
 
 
 def gaps(model: Any, clips: Tensor, device: torch.device) -> dict[str, Any]:
-    """Fill in missing frames and a hole that follows the garment; PSNR of what was hidden."""
-    g = generator(0)
-    frames, hole = known_frames(KNOWN_FRAMES), hole_over(clips)
-    filled = {
-        "missing frames": {
-            "inpainted": filled_in(model, clips, frames, g, device),
-            "cross-faded": cross_faded(clips, KNOWN_FRAMES),
-        },
-        "moving hole": {
-            "inpainted": filled_in(model, clips, hole, g, device),
-            "left dark": torch.where(hole, clips, -1.0),
-        },
+    """Fill in frames to come, missing frames, and a hole that follows the garment; PSNR of it."""
+    masks = {
+        "frames to come": known_frames(range(N_KNOWN)),
+        "missing frames": known_frames(KNOWN_FRAMES),
+        "moving hole": hole_over(clips),
     }
-    masks = {"missing frames": frames, "moving hole": hole}
-    return {
-        what: {way: mean(hidden_psnr(x, clips, masks[what])) for way, x in ways.items()}
-        for what, ways in filled.items()
+    cheap = {
+        "frames to come": ("repeated", clips[:, :, [*range(N_KNOWN), *[N_KNOWN - 1] * 12]]),
+        "missing frames": ("cross-faded", cross_faded(clips, KNOWN_FRAMES)),
+        "moving hole": ("left dark", torch.where(masks["moving hole"], clips, -1.0)),
     }
+    result = {}
+    for what, mask in masks.items():
+        ways = {
+            "inpainted": filled_in(model, clips, mask, generator(0), device),
+            cheap[what][0]: cheap[what][1],
+            "replaced alone": filled_in(model, clips, mask, generator(0), device, shown=False),
+        }
+        result[what] = {way: mean(hidden_psnr(x, clips, mask)) for way, x in ways.items()}
+    return result
 
 
 def hole_over(clips: Tensor) -> Tensor:

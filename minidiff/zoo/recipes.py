@@ -57,7 +57,13 @@ from minidiff.training import (
     train_step,
 )
 from minidiff.unet import UNet
-from minidiff.video import VideoUNet, shift_schedule
+from minidiff.video import (
+    MotionCompensated,
+    VideoUNet,
+    draw_masks,
+    known_context,
+    shift_schedule,
+)
 from minidiff.zoo.judges import Judge, Listener, augment, listener_loss
 
 SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule}
@@ -394,6 +400,26 @@ def train_step_on_bytes(model: nn.Module, x_0: Tensor, *args: Any, **kwargs: Any
     return train_step_with_plain_attention(model, to_unit(x_0), *args, **kwargs)
 
 
+def train_step_on_known(
+    model: nn.Module,
+    x_0: Tensor,
+    t: Tensor,
+    schedule: NoiseSchedule,
+    context: Context | None = None,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    prediction_type: PredictionType = "eps",
+) -> Tensor:
+    """`train_step_on_bytes` for clips of which the model is shown what `draw_masks` lets it see."""
+    assert generator is not None
+    clips = to_unit(x_0)
+    masks = draw_masks(len(clips), generator, clips.shape[2], clips.shape[3]).to(clips.device)
+    seen = {**(context or {}), **known_context(clips, masks)}
+    return train_step_with_plain_attention(
+        model, clips, t, schedule, seen, noise, generator, prediction_type
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class SpeechRecipe(DiffusionRecipe):
     """A UNet over time that speaks: what is heard in each frame is given, or a text is read."""
@@ -514,7 +540,11 @@ def train_step_on_scores(
 
 @dataclass(frozen=True, kw_only=True)
 class ClipRecipe(DiffusionRecipe):
-    """A UNet over space and time that reads captions, on moving fashion."""
+    """A UNet over space and time that reads captions, on moving fashion.
+
+    It first learns to draw; then, in fewer steps, also to complete what is known of a clip; and at
+    last a small network on top of it learns to look along the motion.
+    """
 
     text_levels: tuple[int, ...]
     text_dim: int
@@ -523,6 +553,11 @@ class ClipRecipe(DiffusionRecipe):
     time_levels: tuple[int, ...]
     snr_factor: float
     n_clips: int
+    n_known_steps: int
+    known_learning_rate: float
+    known_dropout: float
+    n_motion_steps: int
+    motion_width: int
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -537,9 +572,9 @@ class ClipRecipe(DiffusionRecipe):
         """Make the tokenizer, whose vocabulary is that of the captions."""
         return Tokenizer(clip_words(), self.n_tokens)
 
-    def model(self) -> VideoUNet:
+    def model(self) -> MotionCompensated:  # type: ignore[override]
         """Make the untrained model."""
-        return VideoUNet(
+        model = VideoUNet(
             len(self.tokenizer()),
             patch=self.patch,
             channels=self.channels,
@@ -549,6 +584,7 @@ class ClipRecipe(DiffusionRecipe):
             text_dim=self.text_dim,
             n_tokens=self.n_tokens,
         )
+        return MotionCompensated(model, self.schedule(), patch=self.patch, width=self.motion_width)
 
     def data(self, device: torch.device) -> tuple[Tensor, Context]:
         """Return clips of the training split, as bytes, and their captions."""
@@ -559,10 +595,48 @@ class ClipRecipe(DiffusionRecipe):
         """Return the empty caption."""
         return {name: values[0] for name, values in self.tokenizer()([""]).items()}
 
-    @property
-    def loss(self) -> Callable[..., Tensor]:
-        """What the training minimises."""
-        return train_step_on_bytes
+    def train(self, model: nn.Module, ema: EMA, state_path: Path | None) -> Iterator[Progress]:
+        """Train in three stages, each of which goes on from the average of the one before."""
+        assert isinstance(model, MotionCompensated)
+        assert isinstance(ema.model, MotionCompensated)
+        x_0, context = self.data(next(model.parameters()).device)
+        unet = EMA(model.model, self.ema_decay)
+        states, done = [], 0
+        for name, part, average, n_steps, learning_rate, dropout, loss in (
+            ("draw", model.model, unet, self.n_steps, self.learning_rate, self.label_dropout,
+             train_step_on_bytes),
+            ("known", model.model, unet, self.n_known_steps, self.known_learning_rate,
+             self.known_dropout, train_step_on_known),
+            ("motion", model, ema, self.n_motion_steps, self.learning_rate, self.known_dropout,
+             train_step_on_known),
+        ):  # fmt: skip
+            if part is model:  # what stands around the UNet learns alone
+                ema.model.model.load_state_dict(unet.model.state_dict())
+                model.model.requires_grad_(False)
+            part.load_state_dict(average.model.state_dict())
+            states.append(state_path and state_path.with_stem(f"{state_path.stem}-{name}"))
+            steps = train(
+                part,
+                x_0,
+                self.schedule(),
+                n_steps=n_steps,
+                batch_size=self.batch_size,
+                prediction_type=self.prediction_type,
+                context=context,
+                null_context=self.null_context(),
+                context_dropout=dropout,
+                learning_rate=learning_rate,
+                n_warmup=self.n_warmup,
+                ema=average,
+                seed=self.seed + len(states) - 1,
+                state_path=states[-1],
+                loss=loss,
+            )
+            for step, value in steps:
+                yield Progress(done + step, value)
+            done += n_steps
+        for state in filter(None, states):
+            state.unlink()
 
 
 @dataclass(frozen=True)
@@ -876,6 +950,11 @@ RECIPES: dict[str, Recipe] = {
             time_levels=(2,),
             snr_factor=1 / 16,  # as many frames show the same garment
             n_clips=24_000,
+            n_known_steps=16_000,
+            known_learning_rate=1e-3,
+            known_dropout=0.3,
+            n_motion_steps=8000,
+            motion_width=24,
         ),
     )
 }
