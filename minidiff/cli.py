@@ -259,10 +259,14 @@ def _train(options: argparse.Namespace) -> int:
 
     from minidiff.zoo import WEIGHTS, train_recipe
     from minidiff.zoo.checkpoints import recipe_named
+    from minidiff.zoo.recipes import stage_steps, with_steps
 
     if options.steps is not None and options.out is None:
         raise ValueError("--steps makes another model than the shipped one, so it needs --out FILE")
-    n_steps = options.steps or recipe_named(options.name).n_steps
+    recipe = recipe_named(options.name)
+    if options.steps is not None:
+        recipe = with_steps(recipe, options.steps)
+    n_steps = sum(stage_steps(recipe).values())
     device = _device(options.device)
     out = options.out or WEIGHTS / f"{options.name}.safetensors"
     with tqdm(total=n_steps, unit="step") as bar:

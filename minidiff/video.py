@@ -337,12 +337,13 @@ def match_frames(x_0: Tensor, reach: int = 2, sharpness: float | Tensor = 1.0) -
     """Where has what a frame shows gone in the next frame? Block matching, as video codecs do it.
 
     The cross-correlation of both frames for each offset of at most reach pixels, then a softmax:
-    one offset where the match is clear, a spread where it is not. The whole frame is one block, so
-    it finds one motion a frame. Frames are taken as periodic, since correlations are then products
-    of Fourier transforms.
+    one offset where the match is clear, a spread where it is not. (The sum of squared differences
+    is a constant minus twice the correlation.) The whole frame is one block, so it finds one motion
+    a frame. Frames are taken as periodic, since correlations are then products of Fourier
+    transforms; nothing is lost by it where the canvas is empty along its edges.
 
     Args:
-        x_0: Clips in [-1, 1], dark where nothing is, (B, C, F, H, W).
+        x_0: Clips, (B, C, F, H, W).
         reach: Largest offset along either axis.
         sharpness: Factor of the correlations.
 
@@ -350,7 +351,7 @@ def match_frames(x_0: Tensor, reach: int = 2, sharpness: float | Tensor = 1.0) -
         (B, F - 1, 2 reach + 1, 2 reach + 1), offsets down and right from -reach to reach; each
         sums to 1.
 
-    >>> clip = -torch.ones(1, 1, 2, 6, 6)
+    >>> clip = torch.zeros(1, 1, 2, 6, 6)
     >>> clip[0, 0, 0, 2, 2] = clip[0, 0, 1, 2, 3] = 1  # a point moves to the right
     >>> match_frames(clip, reach=1, sharpness=10.0)[0, 0].round().int()
     tensor([[0, 0, 0],
@@ -358,8 +359,8 @@ def match_frames(x_0: Tensor, reach: int = 2, sharpness: float | Tensor = 1.0) -
             [0, 0, 0]], dtype=torch.int32)
     """
     height, width = x_0.shape[-2:]
-    light = torch.fft.rfft2(x_0 + 1)  # (B, C, F, H, W / 2 + 1)
-    product = (light[:, :, :-1].conj() * light[:, :, 1:]).sum(1)  # (B, F - 1, ...)
+    waves = torch.fft.rfft2(x_0)  # (B, C, F, H, W / 2 + 1)
+    product = (waves[:, :, :-1].conj() * waves[:, :, 1:]).sum(1)  # (B, F - 1, ...)
     match = torch.fft.irfft2(product, s=(height, width))  # of each offset, (B, F - 1, H, W)
     match = match.roll((reach, reach), (2, 3))[:, :, : 2 * reach + 1, : 2 * reach + 1]
     kernels: Tensor = (match.flatten(2) * sharpness).softmax(2)
@@ -406,10 +407,11 @@ def along_motion(x: Tensor, kernels: Tensor) -> Tensor:
 class MotionCompensated(nn.Module):
     """A model of clips that looks again, along the motion that it has found.
 
-    Layers over time look at a place; what moves is elsewhere in the next frame, so details do not
-    travel, and each frame gets its own. Here the model's x_0 is matched from frame to frame, and
-    what the other frames show, x_t and x_0, is moved along and averaged, known pixels counting as
-    `KNOWN_LOOKS`. A small network sees it beside the frame and corrects the prediction.
+    Layers over time look at a place; what moves is elsewhere in the next frame, so details travel
+    badly, and each frame gets its own. Here the model's x_0 is matched from frame to frame, and
+    what the other frames show, x_t and x_0, is moved along and averaged. A pixel that is known
+    stands in x_0 as it is and counts as `KNOWN_LOOKS` of those that are predicted. A small network
+    sees it all beside the frame and corrects the prediction.
 
     Args:
         model: Predicts v of clips and keeps the contract model(x_t, t, context).
@@ -475,16 +477,14 @@ class MotionCompensated(nn.Module):
             shown, mask = known[:, :-1], known[:, -1:] > 0
             x_0, looks = torch.where(mask, shown, x_0), torch.where(mask, KNOWN_LOOKS, looks)
         kernels = match_frames(x_0, sharpness=self.log_sharpness.exp())
-        n_others = x_t.shape[2] - 1
-        # Dark is 0 here: what a frame moves in from over its edge is as dark as the canvas.
-        carried = torch.cat([looks * (x_0 + 1), looks, x_t + a], dim=1)
+        n_others = max(x_t.shape[2] - 1, 1)
+        carried = torch.cat([looks * x_0, looks, x_t], dim=1)
         by_looks, looks, by_frames = torch.split(
             along_motion(carried, kernels), [x_0.shape[1], 1, x_t.shape[1]], dim=1
         )
-        mean_x_0 = by_looks / looks.clamp(min=1) - 1
-        mean_x_t = by_frames / n_others - a
+        means = [by_frames / n_others, by_looks / looks.clamp(min=1)]  # of x_t, of x_0
         looks = looks / (n_others * KNOWN_LOOKS)
-        return patchify(torch.cat([x_t, x_0, mean_x_t, mean_x_0, looks], dim=1), self.patch)
+        return patchify(torch.cat([x_t, x_0, *means, looks], dim=1), self.patch)
 
 
 def known_frames(frames: Sequence[int], n_frames: int = 16) -> Tensor:
@@ -539,7 +539,7 @@ def known_context(known: Tensor, mask: Tensor) -> dict[str, Tensor]:
 
     `inpaint` puts known pixels, as noisy as the rest, into x_t. At large t nobody recognises them
     there, and that is when a clip is decided on. So the model is shown them without noise, beside
-    x_t and at every t (Voleti et al. 2022, section 3).
+    x_t and at every t (Voleti et al. 2022).
 
     Args:
         known: Clips, (B, C, F, H, W); hidden values are never looked at, whatever they are.
@@ -560,7 +560,7 @@ def known_context(known: Tensor, mask: Tensor) -> dict[str, Tensor]:
 def draw_masks(
     n_clips: int, generator: torch.Generator, n_frames: int = 16, side: int = 40
 ) -> Tensor:
-    """Draw what shall be known of clips in a training (after Voleti et al. 2022, section 3).
+    """Draw what shall be known of clips in a training (after Voleti et al. 2022).
 
     Of two clips in five nothing; of one in four the first frames, up to half of them; of three in
     twenty some frames here and there; and of one in five all but a hole, which moves evenly and is

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +25,7 @@ from minidiff.zoo.recipes import (
     Recipe,
     SpeechRecipe,
     recipe_hash,
+    with_steps,
 )
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -156,7 +157,8 @@ def train_recipe(
         device: Where to train.
         out: The weight file to write at the end; the shipped one by default.
         state: Where the training's state is kept meanwhile; beside `out` by default.
-        n_steps: A shorter or longer training than the recipe's; needs an `out` of its own.
+        n_steps: A shorter or longer training than the recipe's; needs an `out` of its own. Later
+            stages of a training are made shorter or longer alike.
 
     Yields:
         Progress(step, loss), as `train` does.
@@ -168,7 +170,7 @@ def train_recipe(
     if n_steps is not None:
         if out is None:
             raise ValueError("out must be given with n_steps: the shipped file keeps its recipe")
-        recipe = replace(recipe, n_steps=n_steps)
+        recipe = with_steps(recipe, n_steps)
     out = WEIGHTS / f"{name}.safetensors" if out is None else out
     state = out.with_suffix(".state.safetensors") if state is None else state
     with torch.random.fork_rng(devices=[]):  # layers draw their first weights globally

@@ -9,7 +9,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -411,7 +411,8 @@ def train_step_on_known(
     prediction_type: PredictionType = "eps",
 ) -> Tensor:
     """`train_step_on_bytes` for clips of which the model is shown what `draw_masks` lets it see."""
-    assert generator is not None
+    if generator is None:
+        raise ValueError("generator must be given: it draws the masks")
     clips = to_unit(x_0)
     masks = draw_masks(len(clips), generator, clips.shape[2], clips.shape[3]).to(clips.device)
     seen = {**(context or {}), **known_context(clips, masks)}
@@ -731,7 +732,34 @@ def recipe_hash(recipe: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def stage_steps(recipe: Any) -> dict[str, int]:
+    """Steps of each stage of a training, by the name of the recipe's field; mostly there is one.
+
+    >>> stage_steps(CAPTIONED_VAE)
+    {'n_steps': 7000, 'n_decoder_steps': 20000}
+    """
+    return {
+        name: value
+        for name, value in asdict(recipe).items()
+        if name.startswith("n_") and name.endswith("steps")
+    }
+
+
 Recipe = DiffusionRecipe | AutoencoderRecipe | JudgeRecipe | ListenerRecipe
+
+
+def with_steps(recipe: Recipe, n_steps: int) -> Recipe:
+    """Make the first stage of a training n_steps long, and the others longer or shorter alike.
+
+    >>> stage_steps(with_steps(CAPTIONED_VAE, 70))
+    {'n_steps': 70, 'n_decoder_steps': 200}
+    """
+    stages: dict[str, Any] = {
+        name: max(value * n_steps // recipe.n_steps, 1)
+        for name, value in stage_steps(recipe).items()
+    }
+    return replace(recipe, **stages)
+
 
 FASHION_VAE = AutoencoderRecipe(
     name="fashion-vae",
