@@ -351,6 +351,9 @@ def match_frames(x_0: Tensor, reach: int = 2, sharpness: float | Tensor = 1.0) -
         (B, F - 1, 2 reach + 1, 2 reach + 1), offsets down and right from -reach to reach; each
         sums to 1.
 
+    Raises:
+        ValueError: If x_0 is no batch of clips, or a frame is too small for offsets of reach.
+
     >>> clip = torch.zeros(1, 1, 2, 6, 6)
     >>> clip[0, 0, 0, 2, 2] = clip[0, 0, 1, 2, 3] = 1  # a point moves to the right
     >>> match_frames(clip, reach=1, sharpness=10.0)[0, 0].round().int()
@@ -358,7 +361,11 @@ def match_frames(x_0: Tensor, reach: int = 2, sharpness: float | Tensor = 1.0) -
             [0, 0, 1],
             [0, 0, 0]], dtype=torch.int32)
     """
+    if x_0.ndim != 5:
+        raise ValueError(f"x_0 must be (B, C, F, H, W), got {tuple(x_0.shape)}")
     height, width = x_0.shape[-2:]
+    if reach < 0 or 2 * reach >= min(height, width):
+        raise ValueError(f"reach must fit into frames of {height}x{width}, got {reach}")
     waves = torch.fft.rfft2(x_0)  # (B, C, F, H, W / 2 + 1)
     product = (waves[:, :, :-1].conj() * waves[:, :, 1:]).sum(1)  # (B, F - 1, ...)
     match = torch.fft.irfft2(product, s=(height, width))  # of each offset, (B, F - 1, H, W)
@@ -381,6 +388,9 @@ def along_motion(x: Tensor, kernels: Tensor) -> Tensor:
     Returns:
         (B, C, F, H, W).
 
+    Raises:
+        ValueError: If there is not one kernel, odd and no larger than a frame, for each step.
+
     >>> x = torch.arange(6.0).view(1, 1, 2, 1, 3)  # two frames of one row
     >>> right = torch.zeros(1, 1, 1, 3).index_fill(3, torch.tensor(2), 1.0)
     >>> along_motion(x, right).round()[0, 0]  # the second moved to the left, the first to the right
@@ -389,6 +399,16 @@ def along_motion(x: Tensor, kernels: Tensor) -> Tensor:
             [[2., 0., 1.]]])
     """
     size = x.shape[-2:]
+    if (
+        x.ndim != 5
+        or kernels.shape[:2] != (len(x), x.shape[2] - 1)
+        or kernels.ndim != 4
+        or any(k % 2 == 0 or k > n for k, n in zip(kernels.shape[2:], size, strict=True))
+    ):
+        raise ValueError(
+            f"kernels must be (B, F - 1, k, k) with odd k for x (B, C, F, H, W), got "
+            f"{tuple(kernels.shape)} for {tuple(x.shape)}"
+        )
     reach = [(k - 1) // 2 for k in kernels.shape[2:]]
     room = [n - k for n, k in zip(size, kernels.shape[2:], strict=True)]
     whole = F.pad(kernels, (0, room[1], 0, room[0])).roll([-r for r in reach], (2, 3))
@@ -419,6 +439,9 @@ class MotionCompensated(nn.Module):
         n_channels: Channels of a clip.
         patch: Side of the patches, see `patchify`.
         width: Channels of the small network.
+
+    Raises:
+        ValueError: When called, as the model and `patchify` do.
 
     >>> tokenizer = Tokenizer(["a", "coat", "up"], n_tokens=16)
     >>> model = VideoUNet(len(tokenizer), channels=(16, 16, 32))
@@ -548,11 +571,19 @@ def known_context(known: Tensor, mask: Tensor) -> dict[str, Tensor]:
     Returns:
         {"known": (B, C + 1, F, H, W)}: known pixels, 0 where there is none, and the mask.
 
+    Raises:
+        TypeError: If mask is not bool.
+        ValueError: If it is not a mask of one channel for these clips.
+
     >>> known_context(torch.full((1, 1, 2, 1, 1), 0.5), known_frames([0], 2))["known"].flatten(2)
     tensor([[[0.5000, 0.0000],
              [1.0000, 0.0000]]])
     """
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must be bool, True where clips are known, got {mask.dtype}")
     shape = (len(known), 1, *known.shape[2:])
+    if mask.ndim != 5 or any(m not in (1, n) for m, n in zip(mask.shape, shape, strict=True)):
+        raise ValueError(f"mask must broadcast to {shape}, got {tuple(mask.shape)}")
     shown = torch.cat([torch.where(mask, known, 0.0), mask.to(known.dtype).expand(shape)], dim=1)
     return {"known": shown}
 

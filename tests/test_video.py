@@ -451,6 +451,18 @@ def test_frames_are_moved_by_convolution_and_back_by_the_mirrored_kernel():
     assert gap(along_motion(x, kernels), expected) < 1e-10
 
 
+def test_frames_and_kernels_that_do_not_fit_are_refused():
+    x = normal(2, 1, 4, 6, 7)
+    with pytest.raises(ValueError, match=r"x_0 must be \(B, C, F, H, W\), got \(2, 1, 4, 6\)"):
+        match_frames(x[..., 0])
+    for reach in (3, -1):
+        with pytest.raises(ValueError, match=f"reach must fit into frames of 6x7, got {reach}"):
+            match_frames(x, reach)
+    for shape in ((2, 4, 3, 3), (1, 3, 3, 3), (2, 3, 2, 3), (2, 3, 7, 7), (2, 3, 3)):
+        with pytest.raises(ValueError, match=r"kernels must be \(B, F - 1, k, k\) with odd k"):
+            along_motion(x, normal(*shape))
+
+
 SCHEDULE = shift_schedule(cosine_schedule(), 1 / 4)
 
 
@@ -582,6 +594,14 @@ def test_a_known_context_holds_what_is_known_and_where():
     assert two.shape == (2, 4, 4, 8, 8)
     assert two[:, 3, 0].min() == 1
     assert two[:, :, 1:].abs().max() == 0
+
+
+def test_a_mask_that_does_not_fit_is_refused():
+    with pytest.raises(TypeError, match="mask must be bool, True where clips are known"):
+        known_context(CLIPS, known_frames([0], 4).float())
+    for shape in ((3, 2, 4, 8, 8), (2, 1, 4, 8, 8), (1, 1, 3, 1, 1), (1, 4, 1, 1)):
+        with pytest.raises(ValueError, match=r"mask must broadcast to \(3, 1, 4, 8, 8\), got"):
+            known_context(CLIPS, torch.ones(shape, dtype=torch.bool))
 
 
 def test_masks_of_a_training_are_of_four_kinds():

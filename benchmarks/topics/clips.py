@@ -146,11 +146,10 @@ def predicted(
     """Predict the last twelve frames from the first four, without a caption, in three ways."""
     first = clips[:, :, :N_KNOWN]
     ways = {
-        "repeated": torch.cat([first, clips[:, :, N_KNOWN - 1 : N_KNOWN].expand_as(clips)], 2),
+        "repeated": repeated(clips),
         "constant velocity": constant_velocity(first),
         "predicted": filled_in(model, clips, known_frames(range(N_KNOWN)), g, device),
     }
-    ways["repeated"] = ways["repeated"][:, :, :N_FRAMES]
     assert torch.equal(ways["predicted"][:, :, :N_KNOWN], first)  # known frames exact
     frames = read_motion(clips).bounces
     bounces = frames < N_FRAMES - 1  # something is left to be seen after it
@@ -173,6 +172,11 @@ def predicted(
     result["real kind"] = own
     result["kind_relative"] = result["predicted"]["kind"]["value"] / own["value"]
     return result
+
+
+def repeated(clips: Tensor) -> Tensor:
+    """The known frames, and the last of them for all that follow."""
+    return clips[:, :, torch.arange(N_FRAMES).clamp(max=N_KNOWN - 1)]
 
 
 def psnr_of_new(x: Tensor, clips: Tensor) -> Tensor:
@@ -230,7 +234,7 @@ def gaps(model: Any, clips: Tensor, device: torch.device) -> dict[str, Any]:
         "moving hole": hole_over(clips),
     }
     cheap = {
-        "frames to come": ("repeated", clips[:, :, [*range(N_KNOWN), *[N_KNOWN - 1] * 12]]),
+        "frames to come": ("repeated", repeated(clips)),
         "missing frames": ("cross-faded", cross_faded(clips, KNOWN_FRAMES)),
         "moving hole": ("left dark", torch.where(masks["moving hole"], clips, -1.0)),
     }
