@@ -324,7 +324,7 @@ CALLS |= {
     "UNet1d": lambda _: SPEAKER(X[:, [0, 0, 0], 0], T, TOLD),
 }  # fmt: skip
 
-FILMS = torch.randn(4, 1, 3, 4, 4, generator=generator())
+FILMS = torch.randn(4, 1, 3, 8, 8, generator=generator())
 PLACES = torch.randn(6, 16, 2, 2, generator=generator())
 FILMING = randomised(
     video.VideoUNet(len(TOKENIZER), n_frames=3, channels=(16, 16, 16), text_dim=8, n_tokens=6)
