@@ -28,6 +28,7 @@ from minidiff.unet import Attention, ResBlock, get_timestep_embedding
 
 N_WAVES = 32  # of `CaptionWaves`
 KNOWN_LOOKS = 30.0  # weight of a known pixel beside one that is predicted, in `MotionCompensated`
+CLOSE_UP = 28  # side of what its picture model is shown
 
 
 def shift_schedule(schedule: NoiseSchedule, factor: float) -> NoiseSchedule:
@@ -282,9 +283,7 @@ class VideoUNet(TextUNet):
                 )
         self.mid.attention = space_time(channels[-1], n_frames, attention=True)  # type: ignore[assignment]
         self.waves = CaptionWaves(text_dim, n_frames)
-        for module in self.modules():  # torch normalises small groups of channels slowly
-            if isinstance(module, nn.GroupNorm):
-                module.num_groups = module.num_channels // 16
+        large_groups(self)
 
     def forward(
         self, x_t: Tensor, t: Tensor, context: Mapping[str, Tensor] | None = None
@@ -331,6 +330,13 @@ def space_time(channels: int, n_frames: int, attention: bool) -> nn.Module:
     """
     over_time = TemporalBlock(channels, n_frames, attention)
     return nn.Sequential(Attention(channels), over_time) if attention else over_time
+
+
+def large_groups(model: nn.Module) -> None:
+    """Normalise in groups of 16 channels, in place: torch is slow with many small ones."""
+    for module in model.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.num_groups = module.num_channels // 16
 
 
 def match_frames(x_0: Tensor, reach: int = 2, sharpness: float | Tensor = 1.0) -> Tensor:
@@ -424,28 +430,90 @@ def along_motion(x: Tensor, kernels: Tensor) -> Tensor:
     return moved
 
 
+def find_light(pictures: Tensor) -> Tensor:
+    """Return the pixel in the middle of the light of each picture, (B, 2), row and column.
+
+    Args:
+        pictures: (B, C, H, W) in [-1, 1], -1 where nothing is; a tenth of full light counts as
+            nothing, too.
+
+    >>> pictures = torch.full((1, 1, 4, 4), -1.0)
+    >>> pictures[0, 0, 1, 2:] = 1
+    >>> find_light(pictures)
+    tensor([[1, 2]])
+    """
+    light = (pictures.mean(1) + 1) / 2  # (B, H, W)
+    light = light * (light > 0.1)
+    total = light.sum((1, 2)).clamp(min=1e-3)  # all is dark: the first pixel
+    middle = [
+        (light.sum(2 - axis) * torch.arange(n, device=light.device)).sum(1) / total
+        for axis, n in enumerate(light.shape[1:])
+    ]
+    return torch.stack(middle, dim=1).round().long()
+
+
+def window(middles: Tensor, size: Sequence[int], side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Index a square of pictures: x[:, :, ...] of it is x.movedim(1, -1)[window(...)].
+
+    It goes on at the opposite edge where it leaves the picture, as `match_frames` takes pictures
+    for periodic: noise stays noise, and the dark stays dark.
+
+    Args:
+        middles: Row and column of the square's middle, (B, 2) int64.
+        size: Height and width of the pictures.
+        side: Of the square.
+
+    Returns:
+        Indices of picture, row and column that broadcast to (B, side, side).
+
+    Raises:
+        ValueError: If the square is larger than the pictures.
+
+    >>> x = torch.arange(16).view(1, 4, 4, 1)  # channels last
+    >>> x[window(torch.tensor([[0, 2]]), (4, 4), 2)][0, :, :, 0]
+    tensor([[13, 14],
+            [ 1,  2]])
+    """
+    if not 1 <= side <= min(size):
+        raise ValueError(f"side must fit into pictures of {size[0]}x{size[1]}, got {side}")
+    reach = torch.arange(side, device=middles.device) - side // 2
+    rows, columns = ((m[:, None] + reach) % n for m, n in zip(middles.T, size, strict=True))
+    which = torch.arange(len(middles), device=middles.device)
+    return which[:, None, None], rows[:, :, None], columns[:, None, :]
+
+
 class MotionCompensated(nn.Module):
-    """A model of clips that looks again, along the motion that it has found.
+    """A model of clips that looks along the motion it has found, and has a picture model draw.
 
     Layers over time look at a place; what moves is elsewhere in the next frame, so details travel
     badly, and each frame gets its own. Here the model's x_0 is matched from frame to frame, and
-    what the other frames show, x_t and x_0, is moved along and averaged. A pixel that is known
-    stands in x_0 as it is and counts as `KNOWN_LOOKS` of those that are predicted. A small network
-    sees it all beside the frame and corrects the prediction.
+    all F frames are moved onto the middle one. Their mean is *one* noisy picture, of what all
+    frames show, with F times the signal-to-noise ratio of a frame. An ordinary picture model
+    predicts it; what it draws is moved back into all frames. (Singer et al. 2022, "Make-A-Video",
+    arXiv:2209.14792, and Blattmann et al. 2023, arXiv:2304.08818, build their models of clips
+    around one of pictures, too.) A small network says for each pixel how far to trust it.
+
+    Where clips are known in part, what is known stands in x_0 as it is, and counts as
+    `KNOWN_LOOKS` of what is drawn.
 
     Args:
         model: Predicts v of clips and keeps the contract model(x_t, t, context).
-        schedule: That of the training; it makes x_0 of v.
+        picture: Predicts v of pictures around their light, (B, C, side, side), at the same t, and
+            keeps the same contract; trained on shift_schedule(schedule, F).
+        schedule: That of the clips' training.
         n_channels: Channels of a clip.
-        patch: Side of the patches, see `patchify`.
-        width: Channels of the small network.
+        patch: Side of the patches of the small network, see `patchify`.
+        width: Its channels, a multiple of 16.
+        side: Of what the picture model is shown.
 
     Raises:
-        ValueError: When called, as the model and `patchify` do.
+        ValueError: When called, as the models and `patchify` do.
 
     >>> tokenizer = Tokenizer(["a", "coat", "up"], n_tokens=16)
     >>> model = VideoUNet(len(tokenizer), channels=(16, 16, 32))
-    >>> whole = MotionCompensated(model, cosine_schedule())
+    >>> picture = TextUNet(len(tokenizer), 1, 1, channels=(16, 32), n_tokens=16)
+    >>> schedule = shift_schedule(cosine_schedule(), 1 / 16)
+    >>> whole = MotionCompensated(model, picture, schedule)
     >>> x_t, t = torch.zeros(1, 1, 16, 40, 40), torch.tensor([999])
     >>> whole(x_t, t, tokenizer(["a coat, up"])).shape
     torch.Size([1, 1, 16, 40, 40])
@@ -457,23 +525,25 @@ class MotionCompensated(nn.Module):
     def __init__(
         self,
         model: nn.Module,
+        picture: nn.Module,
         schedule: NoiseSchedule,
         n_channels: int = 1,
         patch: int = 2,
-        width: int = 24,
+        width: int = 16,
+        side: int = CLOSE_UP,
     ) -> None:
         super().__init__()
-        self.model, self.patch, self.time_dim = model, patch, 32
+        self.model, self.picture = model, picture
+        self.patch, self.side, self.time_dim = patch, side, 32
         for name, value in (
             ("signal", schedule.alphas_cumprod.sqrt()),
             ("noise", (1 - schedule.alphas_cumprod).sqrt()),
         ):
             self.register_buffer(name, value.float(), persistent=False)
         self.log_sharpness = nn.Parameter(torch.zeros((), device="cpu"))
-        self.conv_in = nn.Conv2d((4 * n_channels + 1) * patch**2, width, 3, padding=1)
+        self.conv_in = nn.Conv2d((3 * n_channels + 1) * patch**2, width, 3, padding=1)
         self.block = ResBlock(width, width, self.time_dim)
-        for norm in (self.block.norm_1, self.block.norm_2):
-            norm.num_groups = 1
+        large_groups(self.block)
         self.conv_out = nn.Conv2d(width, n_channels * patch**2, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
@@ -481,33 +551,55 @@ class MotionCompensated(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, context: Context | None = None) -> Tensor:
         """Predict v from x_t (B, C, F, H, W) at t (B,), as `VideoUNet` does."""
         v = self.model(x_t, t, context).to(x_t.dtype)
-        with torch.autocast(x_t.device.type, enabled=False):
-            seen = self.look_along(x_t, v, t, context)  # (B F, (4 C + 1) patch^2, ...)
-        time = get_timestep_embedding(t, self.time_dim).to(x_t.dtype)
-        time = time.repeat_interleave(x_t.shape[2], dim=0)  # (B F, time_dim)
-        h = self.conv_in(seen.contiguous(memory_format=torch.channels_last))
-        h = self.conv_out(F.silu(self.block(h, time)))
-        out: Tensor = v + unpatchify(h, self.patch, x_t.shape[2]).to(v.dtype)
-        return out
-
-    def look_along(self, x_t: Tensor, v: Tensor, t: Tensor, context: Context | None) -> Tensor:
-        """Gather x_t and x_0 of each frame, their means over the others, and how much counted."""
         a, b = (s[t].to(x_t.dtype).view(-1, 1, 1, 1, 1) for s in (self.signal, self.noise))
-        x_0 = (a * x_t - b * v).clamp(-1, 1)
-        looks = torch.ones_like(x_0[:, :1])  # (B, 1, F, H, W)
-        known = (context or {}).get("known")
-        if known is not None:
-            shown, mask = known[:, :-1], known[:, -1:] > 0
-            x_0, looks = torch.where(mask, shown, x_0), torch.where(mask, KNOWN_LOOKS, looks)
+        x_0, looks = with_known((a * x_t - b * v).clamp(-1, 1), context)
+        drawn = self.draw(x_t, t, x_0, looks, context)
+        trust = self.trust(torch.cat([x_t, x_0, drawn, looks / KNOWN_LOOKS], dim=1), t)
+        return (a * x_t - torch.lerp(x_0, drawn, trust)) / b
+
+    def draw(
+        self, x_t: Tensor, t: Tensor, x_0: Tensor, looks: Tensor, context: Context | None
+    ) -> Tensor:
+        """Draw the one picture that all frames show, and move it into each, (B, C, F, H, W)."""
         kernels = match_frames(x_0, sharpness=self.log_sharpness.exp())
-        n_others = max(x_t.shape[2] - 1, 1)
-        carried = torch.cat([looks * x_0, looks, x_t], dim=1)
-        by_looks, looks, by_frames = torch.split(
-            along_motion(carried, kernels), [x_0.shape[1], 1, x_t.shape[1]], dim=1
-        )
-        means = [by_frames / n_others, by_looks / looks.clamp(min=1)]  # of x_t, of x_0
-        looks = looks / (n_others * KNOWN_LOOKS)
-        return patchify(torch.cat([x_t, x_0, *means, looks], dim=1), self.patch)
+        n_frames, middle = x_t.shape[2], x_t.shape[2] // 2
+        frames = torch.cat([looks * x_0, looks, x_t], dim=1)
+        onto_middle = (along_motion(frames, kernels) + frames)[:, :, middle]
+        sizes = [x_0.shape[1], 1, x_t.shape[1]]
+        known, looks, mean = torch.split(onto_middle, sizes, dim=1)
+        looks = looks.clamp(min=1)
+        known, mean = known / looks, mean / n_frames  # (B, C, H, W)
+        # The mean is a x_0 + b / sqrt(F) noise; as a noisy picture its squares must add up to 1.
+        a, b = (s[t].to(x_t.dtype).view(-1, 1, 1, 1) for s in (self.signal, self.noise))
+        norm = (a.square() + b.square() / n_frames).sqrt()
+        square = window(find_light(known), known.shape[2:], self.side)
+        seen = (mean / norm).movedim(1, -1)[square].movedim(-1, 1)  # (B, C, side, side)
+        words = {name: values for name, values in (context or {}).items() if name != "known"}
+        v = self.picture(seen, t, words).to(x_t.dtype)
+        drawn = (a * seen - b / n_frames**0.5 * v) / norm
+        picture = known.movedim(1, -1).index_put(square, drawn.clamp(-1, 1).movedim(1, -1))
+        picture = torch.lerp(known, picture.movedim(-1, 1), n_frames / looks)
+        alone = F.pad(picture[:, :, None], (0,) * 4 + (middle, n_frames - middle - 1))
+        return along_motion(alone, kernels) + alone
+
+    def trust(self, seen: Tensor, t: Tensor) -> Tensor:
+        """Say for each pixel how far to trust the picture, 0..1, (B, C, F, H, W)."""
+        n_frames = seen.shape[2]
+        time = get_timestep_embedding(t, self.time_dim).to(seen.dtype)
+        time = time.repeat_interleave(n_frames, dim=0)  # (B F, time_dim)
+        patches = patchify(seen, self.patch).contiguous(memory_format=torch.channels_last)
+        h = self.conv_out(F.silu(self.block(self.conv_in(patches), time)))
+        return unpatchify(h, self.patch, n_frames).to(seen.dtype).sigmoid()
+
+
+def with_known(x_0: Tensor, context: Context | None) -> tuple[Tensor, Tensor]:
+    """Put what is known of clips into x_0; and how much each pixel counts, (B, 1, F, H, W)."""
+    looks = torch.ones_like(x_0[:, :1])
+    known = (context or {}).get("known")
+    if known is None:
+        return x_0, looks
+    shown, mask = known[:, :-1], known[:, -1:] > 0
+    return torch.where(mask, shown, x_0), torch.where(mask, KNOWN_LOOKS, looks)
 
 
 def known_frames(frames: Sequence[int], n_frames: int = 16) -> Tensor:

@@ -329,7 +329,8 @@ PLACES = torch.randn(6, 16, 2, 2, generator=generator())
 FILMING = randomised(
     video.VideoUNet(len(TOKENIZER), n_frames=3, channels=(16, 16, 16), text_dim=8, n_tokens=6)
 )
-FOLLOWING = randomised(video.MotionCompensated(FILMING, SCHEDULE, width=8))
+STILL = randomised(text.TextUNet(len(TOKENIZER), 1, 1, channels=(16, 16), text_dim=8, n_tokens=6))
+FOLLOWING = randomised(video.MotionCompensated(FILMING, STILL, SCHEDULE, side=6))
 CALLS |= {
     "shift_schedule": lambda _: schedule_tensors(video.shift_schedule(SCHEDULE, 0.5)),
     "patchify": lambda _: video.patchify(FILMS, 2),
@@ -341,8 +342,12 @@ CALLS |= {
     "TemporalBlock": lambda _: FILMING.mid.attention[1](PLACES),
     "space_time": lambda _: FILMING.mid.attention(PLACES),
     "VideoUNet": lambda _: FILMING(FILMS, T, CAPTIONS),
+    "large_groups": lambda _: video.large_groups(copy.deepcopy(STILL)),
     "match_frames": lambda _: video.match_frames(FILMS, 1),
     "along_motion": lambda _: video.along_motion(FILMS, video.match_frames(FILMS, 1)),
+    "find_light": lambda _: video.find_light(FILMS[:, :, 0]),
+    "window": lambda _: list(video.window(video.find_light(FILMS[:, :, 0]), (8, 8), 6)),
+    "with_known": lambda _: list(video.with_known(FILMS, None)),
     "MotionCompensated": lambda _: FOLLOWING(FILMS, T, CAPTIONS),
     "known_frames": lambda _: video.known_frames([0, 2], 3),
     "known_context": lambda _: list(

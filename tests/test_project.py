@@ -190,7 +190,7 @@ def test_every_picture_of_a_lesson_has_an_alternative_text(path: Path):
 def test_sizes():
     files = git_files()
     assert size(files) < 30
-    assert size([path for path in files if path.suffix == ".safetensors"]) < 20
+    assert size([path for path in files if path.parent.name == "weights"]) < 20
     assert size([path for path in files if path.suffix == ".ipynb"]) < 7
     for path in LESSONS:
         assert path.stat().st_size <= 450_000, path

@@ -13,7 +13,7 @@ from minidiff.ddpm import Denoiser, sample_ddpm
 from minidiff.editing import inpaint
 from minidiff.forward import NoiseSchedule, cosine_schedule, forward_diffusion, linear_schedule
 from minidiff.guidance import guided
-from minidiff.text import Tokenizer
+from minidiff.text import TextUNet, Tokenizer
 from minidiff.training import EMA, train, train_step
 from minidiff.video import (
     KNOWN_LOOKS,
@@ -24,6 +24,7 @@ from minidiff.video import (
     along_motion,
     constant_velocity,
     draw_masks,
+    find_light,
     known_context,
     known_frames,
     loss_of_each,
@@ -33,6 +34,8 @@ from minidiff.video import (
     shift_schedule,
     space_time,
     unpatchify,
+    window,
+    with_known,
 )
 
 TOKENIZER = Tokenizer(["a", "boot", "coat", "up", "down"], n_tokens=6)
@@ -466,71 +469,130 @@ def test_frames_and_kernels_that_do_not_fit_are_refused():
 SCHEDULE = shift_schedule(cosine_schedule(), 1 / 4)
 
 
-def following(width=8) -> MotionCompensated:
-    model = MotionCompensated(MODEL, SCHEDULE, width=width).double().eval()
-    assert isinstance(model, MotionCompensated)
-    return model
+def picture_model(n_channels: int = 1) -> TextUNet:
+    model = TextUNet(
+        len(TOKENIZER), n_channels, n_channels, channels=(16, 16), text_levels=(1,), text_dim=8,
+        n_tokens=6,
+    )  # fmt: skip
+    return randomised(model)
+
+
+def following(model: nn.Module = MODEL, picture: nn.Module | None = None) -> MotionCompensated:
+    picture = picture or picture_model()
+    return MotionCompensated(model, picture, SCHEDULE, side=6).double().eval()
+
+
+class Knows(nn.Module):
+    """A model whose x_0 is always the same; it keeps what it was shown."""
+
+    def __init__(self, x_0: Tensor, schedule: NoiseSchedule) -> None:
+        super().__init__()
+        self.x_0, self.a_bar = x_0, schedule.alphas_cumprod
+
+    def forward(self, x_t: Tensor, t: Tensor, context=None) -> Tensor:
+        self.seen = (x_t, t, context)
+        shape = (-1, *[1] * (x_t.ndim - 1))
+        a, b = self.a_bar[t].sqrt().view(shape), (1 - self.a_bar[t]).sqrt().view(shape)
+        return (a * x_t - self.x_0) / b
+
+
+def cut(x: Tensor, light: Tensor) -> Tensor:
+    """A square of 6 pixels out of pictures x, around the light of others."""
+    return x.movedim(1, -1)[window(find_light(light), x.shape[2:], 6)].movedim(-1, 1)
+
+
+def test_a_window_is_a_square_around_a_pixel_and_goes_on_at_the_other_edge():
+    x, middles = normal(5, 2, 7, 8), torch.tensor([[3, 3], [0, 0], [6, 7], [2, 7], [9, -1]])
+    for side in (1, 2, 3, 6, 7):
+        squares = x.movedim(1, -1)[window(middles, (7, 8), side)].movedim(-1, 1)
+        for picture, (row, column), found in zip(x, middles.tolist(), squares, strict=True):
+            shifts = (side // 2 - row, side // 2 - column)
+            assert torch.equal(found, picture.roll(shifts, (1, 2))[:, :side, :side])
+    with pytest.raises(ValueError, match="side must fit into pictures of 7x8, got 8"):
+        window(middles, (7, 8), 8)
+
+
+def test_the_light_is_found_to_the_pixel():
+    pictures = torch.full((3, 1, 9, 11), -1.0, dtype=torch.float64)
+    pictures[0, 0, 2:5, 4:9] = 1  # around row 3, column 6
+    pictures[1] = -0.81  # too faint to count
+    pictures[1, 0, 7, 1] = -0.5
+    assert find_light(pictures).tolist() == [[3, 6], [7, 1], [0, 0]]
+    assert torch.equal(find_light(pictures.expand(-1, 3, -1, -1)), find_light(pictures))
+
+
+def test_the_mean_along_the_motion_is_a_picture_of_the_schedule_before_the_shift():
+    clip, t = flying(STEPS[:3]), torch.tensor([300])
+    picture = Knows(torch.zeros(1, 1, 6, 6).double(), cosine_schedule())
+    model = following(Knows(clip, SCHEDULE), picture)
+    model.log_sharpness.data.fill_(7.0)
+    context = {name: values[:1] for name, values in CONTEXT.items()}
+    signal = [s.alphas_cumprod[t].sqrt() for s in (SCHEDULE, cosine_schedule())]
+    model(signal[0] * clip, t, context)  # without noise
+    seen, at, words = picture.seen
+    assert gap(seen, signal[1] * cut(clip[:, :, 2], clip[:, :, 2])) < 1e-5
+    assert torch.equal(at, t)
+    assert words.keys() == context.keys()
+
+    x_t = normal(*clip.shape)  # and noise alone: the mean of four frames, each moved onto the third
+    steps = torch.tensor(((0, 0), *STEPS[:3])).cumsum(0)  # where each frame is
+    moved = [x_t[:, :, f].roll((steps[2] - steps[f]).tolist(), (2, 3)) for f in range(4)]
+    mean = torch.stack(moved).mean(0)
+    model(x_t, t, context)
+    assert gap(picture.seen[0], signal[1] / signal[0] * cut(mean, clip[:, :, 2])) < 1e-4
+
+
+def test_what_the_picture_model_draws_is_moved_into_every_frame():
+    clip, t = flying(STEPS[:3]), torch.tensor([300])
+    faint = torch.where(clip > -1, 0.9 * clip, clip)  # what the model of clips makes of it
+    picture = Knows(cut(clip[:, :, 2], faint[:, :, 2]), cosine_schedule())
+    model = following(Knows(faint, SCHEDULE), picture)
+    model.log_sharpness.data.fill_(7.0)
+    a_bar, x_t = SCHEDULE.alphas_cumprod[t], normal(*clip.shape)
+    for bias, trust in ((-50.0, 0.0), (0.0, 0.5), (50.0, 1.0)):
+        model.conv_out.bias.data.fill_(bias)
+        x_0 = a_bar.sqrt() * x_t - (1 - a_bar).sqrt() * model(x_t, t, {})
+        assert gap(x_0, torch.lerp(faint, clip, trust)) < 1e-4
+
+
+def test_what_is_known_stands_as_it_is_and_outweighs_what_is_drawn():
+    clip, t = flying(STEPS[:3]), torch.tensor([300])
+    shown, mask = torch.where(clip > -1, clip + 0.25, clip), known_frames([0], 4)
+    x_0, looks = with_known(clip, known_context(shown, mask))
+    assert torch.equal(x_0, torch.where(mask, shown, clip))
+    assert looks[0, 0, :, 0, 0].tolist() == [KNOWN_LOOKS, 1, 1, 1]
+    assert torch.equal(with_known(clip, None)[1], torch.ones_like(clip))
+
+    dark = torch.full((1, 1, 6, 6), -1.0).double()
+    model = following(picture=Knows(dark, cosine_schedule()))
+    model.log_sharpness.data.fill_(7.0)
+    drawn = model.draw(normal(*clip.shape), t, x_0, looks, None)[:, :, 2]
+    known = torch.where(clip > -1, clip + 0.25 * KNOWN_LOOKS / (KNOWN_LOOKS + 3), clip)[:, :, 2]
+    expected = torch.lerp(
+        cut(known, known), dark, 4 / (KNOWN_LOOKS + 3)
+    )  # F looks at what is drawn
+    assert gap(cut(drawn, known), expected) < 1e-4
 
 
 @torch.no_grad()
-def test_a_motion_compensated_model_begins_as_the_model_it_is_given():
-    model = following()
-    assert torch.equal(model(CLIPS, T, CONTEXT), MODEL(CLIPS, T, CONTEXT))
-    randomised(model)
-    out = model(CLIPS, T, CONTEXT)
-    for i in range(3):  # clips do not meet
+def test_clips_of_a_motion_compensated_model_do_not_meet():
+    model = randomised(following())
+    clips = CLIPS.clamp(-1, 1)
+    out = model(clips, T, CONTEXT)
+    for i in range(3):
         alone = {name: values[i : i + 1] for name, values in CONTEXT.items()}
-        assert gap(model(CLIPS[i : i + 1], T[i : i + 1], alone), out[i : i + 1]) < 1e-9
-    seen = CONTEXT | known_context(CLIPS, known_frames([0], 4))
-    assert (model(CLIPS, T, seen) - out).abs().amax((1, 3, 4)).min() > 1e-6
+        assert gap(model(clips[i : i + 1], T[i : i + 1], alone), out[i : i + 1]) < 1e-8
+    seen = CONTEXT | known_context(clips, known_frames([0], 4))
+    assert (model(clips, T, seen) - out).abs().amax((1, 3, 4)).min() > 1e-6
 
 
 def test_all_of_a_motion_compensated_model_learns():
-    model = MotionCompensated(small(), SCHEDULE, width=8).double()
-    randomised(model).train()
+    model = randomised(following(small())).train()
     context = CONTEXT | known_context(CLIPS, known_frames([0], 4))
     train_step(model, CLIPS, T, SCHEDULE, context, prediction_type="v").backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
-
-
-def test_known_pixels_count_for_many_looks():
-    """x_t, x_0, the means of both over the others along the motion, and how much counted."""
-    clip = flying(STEPS[:3])
-    t = torch.tensor([300])
-    a, b = (
-        s[t].view(1, 1, 1, 1, 1).double()
-        for s in (SCHEDULE.alphas_cumprod.sqrt(), (1 - SCHEDULE.alphas_cumprod).sqrt())
-    )
-    x_t = normal(*clip.shape)
-    v = (a * x_t - clip) / b  # the model knows the clip
-    model = following()
-    model.log_sharpness.data.fill_(7.0)
-    context = known_context(clip + 0.5, known_frames([0], 4))  # but what it is shown is brighter
-    seen = unpatchify(model.look_along(x_t, v, t, context), 2, 4)
-    assert gap(seen[:, :1], x_t) < 1e-10
-    assert gap(seen[:, 1:2, 1:], clip[:, :, 1:]) < 1e-5
-    assert gap(seen[:, 1:2, :1], clip[:, :, :1] + 0.5) < 1e-5
-    by_looks = clip + 0.5 * KNOWN_LOOKS / (KNOWN_LOOKS + 2)  # one known, two predicted
-    assert gap(seen[:, 3:4, 1:], by_looks[:, :, 1:]) < 1e-4
-    assert gap(seen[:, 3:4, :1], clip[:, :, :1]) < 1e-4  # for the known one, the three others
-    assert gap(seen[:, 4, 1:].amin(), torch.tensor((KNOWN_LOOKS + 2) / (3 * KNOWN_LOOKS))) < 1e-6
-    moved = torch.stack(
-        [
-            sum(
-                x_t[:, :, there].roll(
-                    [sum(STEPS[s][d] for s in range(there, here))
-                     - sum(STEPS[s][d] for s in range(here, there)) for d in (0, 1)], (2, 3)
-                )
-                for there in range(4)
-                if there != here
-            )
-            for here in range(4)
-        ],
-        dim=2,
-    )  # fmt: skip
-    assert gap(seen[:, 2:3], moved / 3) < 1e-4
 
 
 # --- what the chapters before make of it, unchanged ---

@@ -58,7 +58,9 @@ from minidiff.zoo import (
     save_weights,
     train_recipe,
 )
+from minidiff.zoo.checkpoints import from_bytes, to_bytes
 from minidiff.zoo.judges import augment
+from minidiff.zoo.recipes import stage_steps
 
 NAMES = sorted(RECIPES)
 
@@ -143,7 +145,7 @@ def test_a_weight_file_says_how_it_was_made(name: str) -> None:
 
 
 def test_all_weight_files_together_stay_small() -> None:
-    assert sum(path.stat().st_size for path in WEIGHTS.glob("*.safetensors")) < 20 * 2**20
+    assert sum(path.stat().st_size for path in WEIGHTS.glob("*")) < 20 * 2**20
     assert {path.stem for path in WEIGHTS.glob("*.safetensors")} <= set(NAMES)
 
 
@@ -167,6 +169,38 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "judge.safetensors"
     save_weights(path, Judge(), RECIPES["judge"])
     return path
+
+
+def test_some_weights_come_back_to_a_byte(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    recipe, path = RECIPES["clips"], tmp_path / "clips.safetensors"
+    assert isinstance(recipe, ClipRecipe)
+    model = recipe.model()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    save_weights(path, model, recipe)
+    stored, _ = load_tensors(path)
+    back = load("clips", path=path).model.state_dict()
+    matrices = {name for name, p in model.named_parameters() if p.ndim > 1}
+    assert {name for name, value in stored.items() if value.dtype == torch.int8} == matrices
+    for name, value in model.state_dict().items():
+        assert back[name].dtype == value.dtype
+        if name in matrices:
+            largest = value.flatten(1).abs().amax(1).view(-1, *[1] * (value.ndim - 1))
+            half = 2**-10  # the scale and the weight were rounded to half precision before
+            assert ((back[name] - value).abs() <= (1 / 254 + half) * largest).all(), name
+            assert stored[name].flatten(1).abs().amax(1).min() == 127  # all of the byte is used
+        else:  # what no training changes, too
+            assert torch.equal(back[name], value.half().to(value.dtype))
+
+
+def test_a_channel_of_zeros_comes_back_from_bytes() -> None:
+    tensors = {"w": torch.zeros(2, 3).half(), "b": torch.ones(2).half()}
+    tensors["w"][1] = torch.tensor([3e-8, 0, 65504])
+    back = from_bytes(to_bytes(tensors, {"w"}))
+    assert torch.equal(back["w"][0], torch.zeros(3))
+    assert torch.allclose(back["w"][1], torch.tensor([0, 0, 65504.0]), rtol=1e-3)
+    assert torch.equal(back["b"], tensors["b"])
 
 
 def test_weights_come_back_to_half_precision(file: Path) -> None:
@@ -309,12 +343,17 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     short = {
         "n_steps": 1,
         "n_known_steps": 1,
+        "n_picture_steps": 1,
         "n_motion_steps": 1,
         "batch_size": 4,
+        "picture_batch_size": 4,
         "text_dim": 8,
+        "picture_text_dim": 8,
         "n_clips": 20,
+        "n_pictures": 20,
     }
-    mover = replace(mover, channels=(16, 16, 16), **short)
+    narrow = (16, 16, 16)
+    mover = replace(mover, channels=narrow, picture_channels=narrow, **short)
     monkeypatch.setitem(RECIPES, "clips", mover)
     minutes = itertools.count(step=100.0)
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=minutes.__next__))
@@ -327,15 +366,17 @@ def test_a_recipe_makes_the_same_file_again_even_if_it_was_interrupted(
 ) -> None:
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     before = torch.get_rng_state()
-    assert [step for step, _ in train_recipe(name, out=first)] == [1, 2, 3]
+    every_step = list(range(1, sum(stage_steps(RECIPES[name]).values()) + 1))
+    assert [step for step, _ in train_recipe(name, out=first)] == every_step
     assert torch.equal(torch.get_rng_state(), before)
 
-    steps = train_recipe(name, out=second)
-    assert [next(steps).step for _ in range(2)] == [1, 2]
-    steps.close()
-    assert not second.exists()
-    torch.manual_seed(1)  # the next process does not know what the last one drew
-    assert [step for step, _ in train_recipe(name, out=second)] == [3]
+    for step in every_step[:-1]:
+        steps = train_recipe(name, out=second)
+        assert next(steps).step == step
+        steps.close()
+        assert not second.exists()
+        torch.manual_seed(step)  # the next process does not know what the last one drew
+    assert [step for step, _ in train_recipe(name, out=second)] == every_step[-1:]
 
     assert {path.name for path in tmp_path.iterdir()} == {first.name, second.name}
     metadata = load(name, path=first).metadata

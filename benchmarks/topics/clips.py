@@ -8,6 +8,7 @@ shown what is known; what `inpaint` makes of one that is not, by replacing alone
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -78,9 +79,11 @@ def measure(device: torch.device) -> dict[str, Any]:
         | drawn(clips_model, judge, generator(SEEDS[-1] + 1), N_CURVE, scale)
         for scale in SCALES
     ]
+    unet = replace(clips_model, model=clips_model.model.model)  # without what stands around it
+    alone = drawn(unet, judge, generator(SEEDS[-1] + 1), N_CURVE, SCALE)
     part = slice(len(SEEDS) * N_PREDICTED, len(SEEDS) * N_PREDICTED + N_FILLED)
     filled = gaps(clips_model, to_unit(test.clips[part]), device)
-    print(curve, filled, flush=True)
+    print(curve, alone, filled, flush=True)
 
     worst = {
         "kind_relative": min(run["kind"]["relative"] for run in runs),
@@ -104,6 +107,7 @@ def measure(device: torch.device) -> dict[str, Any]:
         "real": real,
         "runs": runs,
         "curve": curve,
+        "unet_alone": alone,
         "filled": filled,
     }
 
@@ -293,7 +297,7 @@ def bounds(result: dict[str, Any]) -> list[Bounded]:
 
 def page(result: dict[str, Any]) -> str:
     """Its part of RESULTS.md."""
-    runs, real = result["runs"], result["real"]
+    runs, real, alone = result["runs"], result["real"], result["unet_alone"]
     seeds = [f"seed {run['seed']}" for run in runs]
     names = {"kind": "kind, relative to real clips", "direction": "direction", "speed": "speed"}
     rows = [
@@ -350,7 +354,8 @@ def page(result: dict[str, Any]) -> str:
         f"Direction and speed are\nread from the light's motion before the first bounce, the kind "
         f"is judged from the last frame:\n\n{table(('', *seeds, 'bound', 'real clips'), rows)}\n\n"
         f"Directions of what is no answer: {counter}.\nKind and direction, by guidance scale: "
-        f"{curve}.\n\nTwelve frames predicted from {result['n_known']}, without a caption, "
+        f"{curve};\nby the UNet alone, without a picture model, {alone['kind']['value']:.3f} and "
+        f"{alone['direction']['value']:.3f} at {result['guidance_scale']:g}.\n\nTwelve frames predicted from {result['n_known']}, without a caption, "
         f"{result['n_predicted']} test clips a seed, `inpaint` in {result['n_steps']} steps, "
         f"each\nmade {result['n_resample']} times; PSNR in decibels, at most 60:\n\n"
         f"{table(('', *seeds, 'bound'), second)}\n\nPSNR of what was hidden: {filled}.\n"

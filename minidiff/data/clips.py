@@ -79,13 +79,19 @@ class MotionReading(NamedTuple):
     bounces: Tensor
 
 
-def load_clips(split: Literal["train", "test"] = "train", n: int = 24_000, seed: int = 0) -> Clips:
+def load_clips(
+    split: Literal["train", "test"] = "train",
+    n: int = 24_000,
+    seed: int = 0,
+    n_frames: int = N_FRAMES,
+) -> Clips:
     """Let the first n photographs of a split fly, a clip each, and describe them.
 
     Args:
-        split: At most 60,000 or 10,000 clips, 25.6 kB each.
+        split: At most 60,000 or 10,000 clips, 1.6 kB a frame.
         n: How many.
         seed: Decides directions, speeds, starts and wordings.
+        n_frames: Of each clip.
 
     Returns:
         The clips with their moves and captions, on the CPU.
@@ -102,7 +108,7 @@ def load_clips(split: Literal["train", "test"] = "train", n: int = 24_000, seed:
         raise ValueError(f"n must lie in [1, {len(kinds)}], got {n}")
     generator = torch.Generator("cpu").manual_seed(seed)
     moves = draw_moves(kinds[:n], generator)
-    clips = animate(photographs[:n], moves, generator)
+    clips = animate(photographs[:n], moves, generator, n_frames)
     return Clips(clips, moves, describe_moves(moves, generator))
 
 

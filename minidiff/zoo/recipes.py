@@ -58,11 +58,15 @@ from minidiff.training import (
 )
 from minidiff.unet import UNet
 from minidiff.video import (
+    CLOSE_UP,
     MotionCompensated,
     VideoUNet,
     draw_masks,
+    find_light,
     known_context,
+    large_groups,
     shift_schedule,
+    window,
 )
 from minidiff.zoo.judges import Judge, Listener, augment, listener_loss
 
@@ -117,7 +121,18 @@ class DiffusionRecipe:
 
     def train(self, model: nn.Module, ema: EMA, state_path: Path | None) -> Iterator[Progress]:
         """Train the model on the training split."""
-        x_0, context = self.data(next(model.parameters()).device)
+        return self.learn(model, self.data(next(model.parameters()).device), ema, state_path)
+
+    def learn(
+        self,
+        model: nn.Module,
+        data: tuple[Tensor, Context],
+        ema: EMA,
+        state_path: Path | None,
+        loss: Callable[..., Tensor] | None = None,
+    ) -> Iterator[Progress]:
+        """Train a model on data; loss takes the place of the recipe's own."""
+        x_0, context = data
         return train(
             model,
             x_0,
@@ -133,7 +148,7 @@ class DiffusionRecipe:
             ema=ema,
             seed=self.seed,
             state_path=state_path,
-            loss=self.loss,
+            loss=loss or self.loss,
         )
 
     @property
@@ -421,6 +436,29 @@ def train_step_on_known(
     )
 
 
+def train_step_on_windows(
+    model: nn.Module,
+    x_0: Tensor,
+    t: Tensor,
+    schedule: NoiseSchedule,
+    context: Context | None = None,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    prediction_type: PredictionType = "eps",
+) -> Tensor:
+    """`train_step_on_bytes` for what is seen around the light, which is not found to the pixel."""
+    if generator is None:
+        raise ValueError("generator must be given: it draws where the light is found")
+    pictures = to_unit(x_0)
+    middles = find_light(pictures)
+    off = torch.randint(-2, 3, middles.shape, generator=generator, device="cpu")
+    square = window(middles + off.to(middles.device), pictures.shape[2:], CLOSE_UP)
+    seen = pictures.movedim(1, -1)[square].movedim(-1, 1)  # (B, 1, CLOSE_UP, CLOSE_UP)
+    return train_step_with_plain_attention(
+        model, seen, t, schedule, context, noise, generator, prediction_type
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class SpeechRecipe(DiffusionRecipe):
     """A UNet over time that speaks: what is heard in each frame is given, or a text is read."""
@@ -543,8 +581,9 @@ def train_step_on_scores(
 class ClipRecipe(DiffusionRecipe):
     """A UNet over space and time that reads captions, on moving fashion.
 
-    It first learns to draw; then, in fewer steps, also to complete what is known of a clip; and at
-    last a small network on top of it learns to look along the motion.
+    It first learns to draw, and then, in fewer steps, also to complete what is known of a clip. A
+    second one learns to draw pictures of what flies. At last a small network learns how far to
+    trust these.
     """
 
     text_levels: tuple[int, ...]
@@ -557,6 +596,11 @@ class ClipRecipe(DiffusionRecipe):
     n_known_steps: int
     known_learning_rate: float
     known_dropout: float
+    picture_channels: tuple[int, ...]
+    picture_text_dim: int
+    n_pictures: int
+    n_picture_steps: int
+    picture_batch_size: int
     n_motion_steps: int
     motion_width: int
 
@@ -575,8 +619,9 @@ class ClipRecipe(DiffusionRecipe):
 
     def model(self) -> MotionCompensated:  # type: ignore[override]
         """Make the untrained model."""
+        n_words = len(self.tokenizer())
         model = VideoUNet(
-            len(self.tokenizer()),
+            n_words,
             patch=self.patch,
             channels=self.channels,
             n_blocks=self.n_blocks,
@@ -585,57 +630,73 @@ class ClipRecipe(DiffusionRecipe):
             text_dim=self.text_dim,
             n_tokens=self.n_tokens,
         )
-        return MotionCompensated(model, self.schedule(), patch=self.patch, width=self.motion_width)
+        picture = TextUNet(
+            n_words,
+            1,
+            1,
+            self.picture_channels,
+            self.n_blocks,
+            self.text_levels,
+            self.picture_text_dim,
+            self.n_tokens,
+        )
+        large_groups(picture)
+        schedule, width = self.schedule(), self.motion_width
+        return MotionCompensated(model, picture, schedule, patch=self.patch, width=width)
 
     def data(self, device: torch.device) -> tuple[Tensor, Context]:
         """Return clips of the training split, as bytes, and their captions."""
         clips, _, captions = load_clips("train", self.n_clips)
         return clips, self.tokenizer()(captions)
 
+    def pictures(self) -> tuple[Tensor, Context]:
+        """Return first frames of clips, (N, 1, 40, 40) as bytes, and their captions."""
+        clips, _, captions = load_clips("train", self.n_pictures, n_frames=1)
+        return clips[:, :, 0], self.tokenizer()(captions)
+
     def null_context(self) -> Context:
         """Return the empty caption."""
         return {name: values[0] for name, values in self.tokenizer()([""]).items()}
 
     def train(self, model: nn.Module, ema: EMA, state_path: Path | None) -> Iterator[Progress]:
-        """Train in three stages, each of which goes on from the average of the one before."""
+        """Train in four stages; each part that learned goes on as the average of its weights."""
         assert isinstance(model, MotionCompensated)
         assert isinstance(ema.model, MotionCompensated)
-        x_0, context = self.data(next(model.parameters()).device)
-        unet = EMA(model.model, self.ema_decay)
+        clips = self.data(next(model.parameters()).device)
+        unet, picture = EMA(model.model, self.ema_decay), EMA(model.picture, self.ema_decay)
+        known = replace(
+            self,
+            n_steps=self.n_known_steps,
+            learning_rate=self.known_learning_rate,
+            label_dropout=self.known_dropout,
+            seed=self.seed + 1,
+        )
+        pictures = replace(
+            self,
+            n_steps=self.n_picture_steps,
+            batch_size=self.picture_batch_size,
+            snr_factor=self.snr_factor * N_CLIP_FRAMES,  # the mean of all frames is one picture
+        )
+        motion = replace(
+            self, n_steps=self.n_motion_steps, label_dropout=self.known_dropout, seed=self.seed + 2
+        )
         states, done = [], 0
-        for name, part, average, n_steps, learning_rate, dropout, loss in (
-            ("draw", model.model, unet, self.n_steps, self.learning_rate, self.label_dropout,
-             train_step_on_bytes),
-            ("known", model.model, unet, self.n_known_steps, self.known_learning_rate,
-             self.known_dropout, train_step_on_known),
-            ("motion", model, ema, self.n_motion_steps, self.learning_rate, self.known_dropout,
-             train_step_on_known),
-        ):  # fmt: skip
-            if part is model:  # what stands around the UNet learns alone
+        for name, recipe, part, average, data, loss in (
+            ("draw", self, model.model, unet, clips, train_step_on_bytes),
+            ("known", known, model.model, unet, clips, train_step_on_known),
+            ("picture", pictures, model.picture, picture, self.pictures(), train_step_on_windows),
+            ("motion", motion, model, ema, clips, train_step_on_known),
+        ):
+            if part is model:  # what stands around the two networks learns alone
                 ema.model.model.load_state_dict(unet.model.state_dict())
+                ema.model.picture.load_state_dict(picture.model.state_dict())
                 model.model.requires_grad_(False)
+                model.picture.requires_grad_(False)
             part.load_state_dict(average.model.state_dict())
             states.append(state_path and state_path.with_stem(f"{state_path.stem}-{name}"))
-            steps = train(
-                part,
-                x_0,
-                self.schedule(),
-                n_steps=n_steps,
-                batch_size=self.batch_size,
-                prediction_type=self.prediction_type,
-                context=context,
-                null_context=self.null_context(),
-                context_dropout=dropout,
-                learning_rate=learning_rate,
-                n_warmup=self.n_warmup,
-                ema=average,
-                seed=self.seed + len(states) - 1,
-                state_path=states[-1],
-                loss=loss,
-            )
-            for step, value in steps:
+            for step, value in recipe.learn(part, data, average, states[-1], loss):
                 yield Progress(done + step, value)
-            done += n_steps
+            done += recipe.n_steps
         for state in filter(None, states):
             state.unlink()
 
@@ -981,8 +1042,13 @@ RECIPES: dict[str, Recipe] = {
             n_known_steps=16_000,
             known_learning_rate=1e-3,
             known_dropout=0.3,
-            n_motion_steps=8000,
-            motion_width=24,
+            picture_channels=(32, 48, 48),
+            picture_text_dim=32,
+            n_pictures=60_000,
+            n_picture_steps=18_000,
+            picture_batch_size=64,
+            n_motion_steps=4000,
+            motion_width=16,
         ),
     )
 }
