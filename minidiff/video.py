@@ -6,7 +6,8 @@ adjusting noise schedules), for a schedule that is shifted where neighbours say 
 Tancik et al. 2020 (arXiv:2006.10739) for waves that tell a network where and when it is; Voleti et
 al. 2022, "MCVD" (arXiv:2205.09853), for one network that draws, predicts and fills in. Motion
 compensation is as old as digital video (Jain & Jain 1981, "Displacement measurement and its
-application in interframe image coding").
+application in interframe image coding"); a model of pictures within one of clips is after Singer
+et al. 2022, "Make-A-Video" (arXiv:2209.14792).
 
 Clips are (B, C, F, H, W), F frames. Training, `Denoiser`, samplers, `guided` and `inpaint` are
 those of the chapters before, to the letter: they never asked how many dimensions space has.
@@ -434,8 +435,8 @@ def find_light(pictures: Tensor) -> Tensor:
     """Return the pixel in the middle of the light of each picture, (B, 2), row and column.
 
     Args:
-        pictures: (B, C, H, W) in [-1, 1], -1 where nothing is; a tenth of full light counts as
-            nothing, too.
+        pictures: (B, C, H, W) in [-1, 1], -1 where nothing is; up to a tenth of full light counts
+            as nothing, too. In the dark it is the first pixel.
 
     >>> pictures = torch.full((1, 1, 4, 4), -1.0)
     >>> pictures[0, 0, 1, 2:] = 1
@@ -444,7 +445,7 @@ def find_light(pictures: Tensor) -> Tensor:
     """
     light = (pictures.mean(1) + 1) / 2  # (B, H, W)
     light = light * (light > 0.1)
-    total = light.sum((1, 2)).clamp(min=1e-3)  # all is dark: the first pixel
+    total = light.sum((1, 2)).clamp(min=1e-3)
     middle = [
         (light.sum(2 - axis) * torch.arange(n, device=light.device)).sum(1) / total
         for axis, n in enumerate(light.shape[1:])
@@ -453,7 +454,7 @@ def find_light(pictures: Tensor) -> Tensor:
 
 
 def window(middles: Tensor, size: Sequence[int], side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Index a square of pictures: x[:, :, ...] of it is x.movedim(1, -1)[window(...)].
+    """Index a square of pictures: x.movedim(1, -1)[window(...)] is what it shows, channels last.
 
     It goes on at the opposite edge where it leaves the picture, as `match_frames` takes pictures
     for periodic: noise stays noise, and the dark stays dark.
@@ -489,12 +490,12 @@ class MotionCompensated(nn.Module):
     badly, and each frame gets its own. Here the model's x_0 is matched from frame to frame, and
     all F frames are moved onto the middle one. Their mean is *one* noisy picture, of what all
     frames show, with F times the signal-to-noise ratio of a frame. An ordinary picture model
-    predicts it; what it draws is moved back into all frames. (Singer et al. 2022, "Make-A-Video",
-    arXiv:2209.14792, and Blattmann et al. 2023, arXiv:2304.08818, build their models of clips
-    around one of pictures, too.) A small network says for each pixel how far to trust it.
+    predicts it; what it draws is moved back into all frames. (Singer et al. 2022 and Blattmann et
+    al. 2023, arXiv:2304.08818, build models of clips around one of pictures, too.) A small network
+    says for each pixel how far to trust it.
 
-    Where clips are known in part, what is known stands in x_0 as it is, and counts as
-    `KNOWN_LOOKS` of what is drawn.
+    Where clips are known in part, what is known stands in x_0 as it is, and a known pixel counts
+    as `KNOWN_LOOKS` predicted ones; what the picture model draws counts as F of them.
 
     Args:
         model: Predicts v of clips and keeps the contract model(x_t, t, context).
@@ -507,7 +508,7 @@ class MotionCompensated(nn.Module):
         side: Of what the picture model is shown.
 
     Raises:
-        ValueError: When called, as the models and `patchify` do.
+        ValueError: When called, as the models, `patchify` and `window` do.
 
     >>> tokenizer = Tokenizer(["a", "coat", "up"], n_tokens=16)
     >>> model = VideoUNet(len(tokenizer), channels=(16, 16, 32))
@@ -554,8 +555,8 @@ class MotionCompensated(nn.Module):
         a, b = (s[t].to(x_t.dtype).view(-1, 1, 1, 1, 1) for s in (self.signal, self.noise))
         x_0, looks = with_known((a * x_t - b * v).clamp(-1, 1), context)
         drawn = self.draw(x_t, t, x_0, looks, context)
-        trust = self.trust(torch.cat([x_t, x_0, drawn, looks / KNOWN_LOOKS], dim=1), t)
-        return (a * x_t - torch.lerp(x_0, drawn, trust)) / b
+        share = self.trust(torch.cat([x_t, x_0, drawn, looks / KNOWN_LOOKS], dim=1), t)
+        return (a * x_t - torch.lerp(x_0, drawn, share)) / b
 
     def draw(
         self, x_t: Tensor, t: Tensor, x_0: Tensor, looks: Tensor, context: Context | None
@@ -566,19 +567,20 @@ class MotionCompensated(nn.Module):
         frames = torch.cat([looks * x_0, looks, x_t], dim=1)
         onto_middle = (along_motion(frames, kernels) + frames)[:, :, middle]
         sizes = [x_0.shape[1], 1, x_t.shape[1]]
-        known, looks, mean = torch.split(onto_middle, sizes, dim=1)
-        looks = looks.clamp(min=1)
-        known, mean = known / looks, mean / n_frames  # (B, C, H, W)
-        # The mean is a x_0 + b / sqrt(F) noise; as a noisy picture its squares must add up to 1.
+        guess, weight, mean = torch.split(onto_middle, sizes, dim=1)
+        weight = weight.clamp(min=n_frames)  # which rounding may have missed by a little
+        guess, mean = guess / weight, mean / n_frames  # of x_0 and of x_t, (B, C, H, W)
+        # With clear matches the mean is a x_0 + b / sqrt(F) noise, and as a noisy picture its
+        # squares must add up to 1.
         a, b = (s[t].to(x_t.dtype).view(-1, 1, 1, 1) for s in (self.signal, self.noise))
         norm = (a.square() + b.square() / n_frames).sqrt()
-        square = window(find_light(known), known.shape[2:], self.side)
+        square = window(find_light(guess), guess.shape[2:], self.side)
         seen = (mean / norm).movedim(1, -1)[square].movedim(-1, 1)  # (B, C, side, side)
         words = {name: values for name, values in (context or {}).items() if name != "known"}
         v = self.picture(seen, t, words).to(x_t.dtype)
         drawn = (a * seen - b / n_frames**0.5 * v) / norm
-        picture = known.movedim(1, -1).index_put(square, drawn.clamp(-1, 1).movedim(1, -1))
-        picture = torch.lerp(known, picture.movedim(-1, 1), n_frames / looks)
+        picture = guess.movedim(1, -1).index_put(square, drawn.clamp(-1, 1).movedim(1, -1))
+        picture = torch.lerp(guess, picture.movedim(-1, 1), n_frames / weight)
         alone = F.pad(picture[:, :, None], (0,) * 4 + (middle, n_frames - middle - 1))
         return along_motion(alone, kernels) + alone
 
@@ -593,7 +595,21 @@ class MotionCompensated(nn.Module):
 
 
 def with_known(x_0: Tensor, context: Context | None) -> tuple[Tensor, Tensor]:
-    """Put what is known of clips into x_0; and how much each pixel counts, (B, 1, F, H, W)."""
+    """Put what is known of clips into x_0, and say how much each pixel counts.
+
+    Args:
+        x_0: What a model predicts, (B, C, F, H, W).
+        context: Its context, with "known" of `known_context` if something is known.
+
+    Returns:
+        x_0 with what is known, and looks, (B, 1, F, H, W): 1 for what is predicted, `KNOWN_LOOKS`
+        for what is known.
+
+    >>> clip = torch.full((1, 1, 2, 1, 1), 0.5)
+    >>> x_0, looks = with_known(torch.zeros_like(clip), known_context(clip, known_frames([0], 2)))
+    >>> x_0.flatten(), looks.flatten()
+    (tensor([0.5000, 0.0000]), tensor([30.,  1.]))
+    """
     looks = torch.ones_like(x_0[:, :1])
     known = (context or {}).get("known")
     if known is None:

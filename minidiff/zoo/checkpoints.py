@@ -215,12 +215,13 @@ def save_weights(path: Path, model: nn.Module, recipe: Recipe) -> None:
 def to_bytes(tensors: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
     """Round matrices and kernels to 8 bits, with a scale for each row or output channel.
 
-    Half the size of half precision, and what is added to its error is at most 1/254 of the largest
-    weight of a channel. (Others call it symmetric quantisation per channel, of weights alone.)
+    Half the size of half precision. The error of a weight grows by about 1/254 of the largest one
+    of its channel, by more where that is below 0.001. (Others call it symmetric quantisation per
+    channel, of weights alone.)
 
     Args:
         tensors: Floating-point tensors by name.
-        names: Which to round, if they have two dimensions or more.
+        names: Which to round: those among them that have two dimensions or more, at least one.
 
     Returns:
         The same, those rounded as int8, and all their scales in one tensor, by order of names.

@@ -446,7 +446,10 @@ def train_step_on_windows(
     generator: torch.Generator | None = None,
     prediction_type: PredictionType = "eps",
 ) -> Tensor:
-    """`train_step_on_bytes` for what is seen around the light, which is not found to the pixel."""
+    """`train_step_on_bytes` on squares of `CLOSE_UP` around the light, give or take two pixels.
+
+    Later `MotionCompensated` finds the light in a guess of the picture, and not to the pixel.
+    """
     if generator is None:
         raise ValueError("generator must be given: it draws where the light is found")
     pictures = to_unit(x_0)
