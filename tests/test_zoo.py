@@ -385,6 +385,26 @@ def test_a_recipe_makes_the_same_file_again_even_if_it_was_interrupted(
     assert first.read_bytes() == second.read_bytes()
 
 
+def test_a_picture_model_learns_what_is_seen_around_the_light() -> None:
+    pictures = torch.zeros(40, 1, 40, 40, dtype=torch.uint8)
+    pictures[:20, :, 2:5, 30:33] = 255  # near a corner, so that the window goes over an edge
+    pictures[20:, :, 19:22, 9:12] = 255
+    shown = []
+
+    def model(x_t: Tensor, t: Tensor, context: object) -> Tensor:
+        shown.append(x_t)
+        return x_t
+
+    t, schedule = torch.zeros(40, dtype=torch.int64), recipes.cosine_schedule()
+    recipes.train_step_on_windows(model, pictures, t, schedule, generator=seeded())  # type: ignore[arg-type]
+    assert shown[0].shape == (40, 1, 28, 28)
+    off = recipes.find_light(shown[0]) - 14  # next to no noise at t = 0
+    assert set(off.flatten().tolist()) == {-2, -1, 0, 1, 2}
+    assert ((shown[0] > 0.5).sum((1, 2, 3)) == 9).all()  # nothing is lost or seen twice
+    with pytest.raises(ValueError, match="generator must be given"):
+        recipes.train_step_on_windows(model, pictures, t, schedule)  # type: ignore[arg-type]
+
+
 @pytest.mark.usefixtures("small_recipes")
 def test_the_shipped_model_is_the_average_and_not_the_last_step(tmp_path: Path) -> None:
     state = tmp_path / "kept" / "state.safetensors"
