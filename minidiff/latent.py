@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from minidiff.forward import noise_like
@@ -273,6 +274,9 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
 def multiply_adds(module: nn.Module, *inputs: object) -> int:
     """Count the multiplications with addition in the convolutions and matrix products of one call.
 
+    Those of attention are among them: it is computed product by product here, as what torch's fused
+    kernels count depends on the device.
+
     Args:
         module: Any module.
         inputs: What it is called with, for instance x_t, t and a context.
@@ -284,6 +288,6 @@ def multiply_adds(module: nn.Module, *inputs: object) -> int:
     >>> multiply_adds(conv, torch.zeros(1, 4, 7, 7)), 7 * 7 * 8 * 4 * 3 * 3
     (14112, 14112)
     """
-    with FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         module(*inputs)
     return int(counter.get_total_flops()) // 2  # it counts the two apart

@@ -26,7 +26,7 @@ from minidiff.latent import (
     scale_factor_of,
 )
 from minidiff.training import fit, train
-from minidiff.unet import UNet
+from minidiff.unet import Attention, UNet
 from minidiff.zoo import RECIPES, AutoencoderRecipe, LatentRecipe, checkpoints, recipe_hash, recipes
 
 
@@ -314,6 +314,17 @@ def test_ten_times_the_squared_error_is_ten_decibels_less():
 )
 def test_multiply_adds_are_counted(module, x, expected):
     assert multiply_adds(module, x) == expected
+
+
+@pytest.mark.parametrize("context_dim", [None, 5])
+def test_multiply_adds_of_attention_are_counted(context_dim):
+    attention, x = Attention(8, context_dim=context_dim), torch.zeros(2, 8, 3, 4)
+    words = torch.zeros(2, 6, 5)
+    n, m = 3 * 4, 6 if context_dim else 3 * 4  # who asks, who answers
+    projections = n * 8 * 8 + m * (context_dim or 8) * 16 + n * 8 * 8  # query; key and value; out
+    products = 2 * n * m * 8  # with the keys, with the values
+    counted = multiply_adds(attention, x, *([words] if context_dim else []))
+    assert counted == 2 * (projections + products)
 
 
 def test_multiply_adds_grow_with_batch_and_area():
