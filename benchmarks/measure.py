@@ -96,7 +96,7 @@ def measured() -> list[str]:
 def write(name: str, result: dict[str, Any], device: torch.device) -> None:
     """Write one result with where and when it was measured."""
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(result | about(device), indent=1) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps(about(device) | result, indent=1) + "\n")
 
 
 def about(device: torch.device) -> dict[str, str]:

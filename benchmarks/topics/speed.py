@@ -1,4 +1,7 @@
-"""Seconds that sampling takes; measure them while the machine does nothing else."""
+"""Seconds that sampling takes; measure them while the machine does nothing else.
+
+What a GPU takes is kept beside what the processor takes.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import torch
 
 from minidiff import Denoiser, autocast, guided, sample_dpm_solver
 from minidiff.zoo import BOUNDS, load, recipe_hash
-from topics.common import Bounded
+from topics.common import RESULTS, Bounded, stored
 
 N_IMAGES, N_CALLS, N_RUNS = 64, 20, 5
 
@@ -36,11 +39,17 @@ def measure(device: torch.device) -> dict[str, Any]:
             took.append(time.perf_counter() - begin)
         return round(median(took), 2)
 
+    took = {name: seconds(denoise) for name, denoise in denoisers.items()}
+    before = stored("speed") if (RESULTS / "speed.json").exists() else {}
+    if device.type == "cuda":
+        gpu = {"seconds": took, "device": torch.cuda.get_device_name(), "torch": torch.__version__}
+        return before | {"gpu": gpu}
     return {
         "recipe_hash": recipe_hash(fashion.recipe),
         "n_images": N_IMAGES,
         "n_calls": N_CALLS,
-        "seconds": {name: seconds(denoise) for name, denoise in denoisers.items()},
+        "seconds": took,
+        "gpu": before.get("gpu"),
     }
 
 
@@ -54,8 +63,14 @@ def bounds(result: dict[str, Any]) -> list[Bounded]:
 def page(result: dict[str, Any]) -> str:
     """Its part of RESULTS.md."""
     plain, strong = result["seconds"]["plain"], result["seconds"]["guided"]
+    gpu = result.get("gpu")
+    faster = (
+        f"On one {gpu['device']}: {gpu['seconds']['plain']} s, guided {gpu['seconds']['guided']} s.\n"
+        if gpu
+        else ""
+    )
     return (
         f"## fashion, seconds\n\n{result['n_images']} images with {result['n_calls']} calls take "
         f"{plain} s, guided {strong} s\n(bound: {BOUNDS['sampling_seconds']:g} s; "
-        f"{result['device']}).\n"
+        f"{result['device']}).\n{faster}"
     )
