@@ -310,7 +310,7 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
         scenes,
         describe(scenes, seeded()),
     )
-    monkeypatch.setattr(recipes, "load_captioned", lambda split: captioned)
+    monkeypatch.setattr(recipes, "load_captioned", lambda split, seed=0: captioned)
     data = normal(300, 1, 28, 28).float().clamp(-1, 1), torch.arange(300) % 10
     monkeypatch.setattr(recipes, "load_fashion", lambda split: data)
     for name in ("speech", "speech-attention"):
@@ -574,6 +574,31 @@ def test_captions_are_drawn_as_they_are_by_hand(reader: Pretrained) -> None:
         assert torch.equal(x[part], expected)
     again = sample_captions(reader, captions, 2, 2.0, x_T=x_T, batch_size=2)
     assert torch.equal(again, x)
+    own = sample_captions(reader, captions, 2, x_T=x_T)
+    assert torch.equal(own, sample_captions(reader, captions, 2, 4.0, x_T=x_T))
+
+
+def test_a_photograph_is_painted_and_described_a_few_times(
+    reader: Pretrained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(reader.recipe, CaptionRecipe)
+    photographs, kinds = 2 * torch.rand(5, 1, 28, 28, generator=seeded()) - 1, torch.arange(5)
+    painted = []
+
+    def paint_anew(split: str, seed: int) -> Captioned:
+        scenes = draw_scenes(kinds, seeded(seed))
+        painted.append(Captioned(paint(photographs, scenes), scenes, describe(scenes, seeded(seed))))
+        return painted[-1]
+
+    monkeypatch.setattr(recipes, "load_captioned", paint_anew)
+    monkeypatch.setattr(CaptionRecipe, "load_autoencoder", lambda *_: reader.autoencoder)
+    latents, context = reader.recipe.data(torch.device("cpu"))
+    assert latents.shape == (20, 8, 8, 8)
+    assert not torch.equal(painted[0].scenes, painted[1].scenes)
+    for n, (pictures, _, captions) in enumerate(painted):  # each picture has its own caption
+        part = slice(5 * n, 5 * n + 5)
+        assert torch.equal(latents[part], recipes.encode_all(reader.autoencoder, pictures))
+        assert torch.equal(context["tokens"][part], reader.recipe.tokenizer()(captions)["tokens"])
 
 
 def test_labels_and_captions_are_not_taken_for_each_other(

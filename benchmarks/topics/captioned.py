@@ -12,6 +12,7 @@ from minidiff.data.captions import N_COMPLETE
 from minidiff.zoo import (
     BOUNDS,
     WEIGHTS,
+    CaptionRecipe,
     judge_pictures,
     load,
     note_quality,
@@ -21,9 +22,9 @@ from minidiff.zoo import (
 from topics.common import SEEDS, Bounded, share, table
 
 N_CALLS = 20
-SCALES = (0.0, 1.0, 2.0, 3.0, 5.0)
-SCALE = 3.0  # held to the bounds
-N_SEEN, N_UNSEEN, N_PAIRS, N_CURVE = 1_000, 500, 250, 500
+SCALES = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0)
+SCALE = CaptionRecipe.guidance_scale  # the best of them for the captions of the curve
+N_SEEN, N_UNSEEN, N_PAIRS, N_CURVE = 1_000, 500, 250, 1_000
 COMPLETE = tuple(range(N_COMPLETE))  # wordings that say all that the judge must know
 WORDS = ("kind", "colour", "ground")
 
@@ -212,5 +213,6 @@ def page(result: dict[str, Any]) -> str:
         f"{result['n_calls']} calls of DPM-Solver++ at scale {result['guidance_scale']:g}. The "
         f"kind is judged from the photograph\nthat the pixels hold at the place that was asked "
         f"for, colours are read from pixels.{open_}\n\n{table(head, rows)}\n\n"
-        f"All three are as asked, by guidance scale (another seed, {N_CURVE} captions): {curve}.\n"
+        f"All three are as asked, by guidance scale, for {N_CURVE:,} captions of another seed, from which "
+        f"the scale\nwas chosen: {curve}.\n"
     )

@@ -18,6 +18,7 @@ from minidiff.latent import Autoencoder
 from minidiff.training import EMA, Context, Progress, load_tensors, save_tensors
 from minidiff.zoo.recipes import (
     RECIPES,
+    CaptionRecipe,
     ChoraleRecipe,
     ClipRecipe,
     DiffusionRecipe,
@@ -30,7 +31,7 @@ from minidiff.zoo.recipes import (
 )
 
 WEIGHTS = Path(__file__).parent / "weights"
-IN_BYTES = (ClipRecipe,)  # recipes whose weights are stored in a byte each, see `to_bytes`
+IN_BYTES = (CaptionRecipe, ClipRecipe)  # stored in a byte a weight, see `to_bytes`
 SCALES = "in_bytes.scales"  # what their scales are called in a weight file
 
 

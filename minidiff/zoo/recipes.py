@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -360,9 +360,12 @@ class SuperResolutionRecipe(DiffusionRecipe):
 class CaptionRecipe(LatentRecipe):
     """A UNet that reads captions, on the latents of captioned fashion."""
 
+    guidance_scale: ClassVar[float] = 4.0  # to be drawn with; no part of the training
+
     text_levels: tuple[int, ...]
     text_dim: int
     n_tokens: int
+    n_paintings: int
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -387,9 +390,13 @@ class CaptionRecipe(LatentRecipe):
         )
 
     def data(self, device: torch.device) -> tuple[Tensor, Context]:
-        """Encode the pictures of the training split, each photograph painted once."""
-        pictures, _, captions = load_captioned("train")
-        return encode_all(self.load_autoencoder(device), pictures), self.tokenizer()(captions)
+        """Encode the pictures of the training split, each photograph painted a few times."""
+        autoencoder, latents, captions = self.load_autoencoder(device), [], []
+        for seed in range(self.n_paintings):
+            painted = load_captioned("train", seed)
+            latents.append(encode_all(autoencoder, painted.pictures))
+            captions += painted.captions
+        return torch.cat(latents), self.tokenizer()(captions)
 
     def null_context(self) -> Context:
         """Return the empty caption."""
@@ -588,6 +595,8 @@ class ClipRecipe(DiffusionRecipe):
     second one learns to draw pictures of what flies. At last a small network learns how far to
     trust these.
     """
+
+    guidance_scale: ClassVar[float] = 3.0  # to be drawn with; no part of the training
 
     text_levels: tuple[int, ...]
     text_dim: int
@@ -891,22 +900,23 @@ RECIPES: dict[str, Recipe] = {
         CaptionRecipe(
             name="captioned",
             about="text to image, in the latent space of captioned-vae; chapter 10",
-            channels=(64,),
+            channels=(88,),
             attention_levels=(),
             n_blocks=2,
             schedule_name="cosine",
             prediction_type="v",
-            n_steps=24_000,
-            batch_size=64,
-            learning_rate=1e-3,
-            n_warmup=300,
+            n_steps=25_000,
+            batch_size=256,
+            learning_rate=1.5e-3,
+            n_warmup=500,
             label_dropout=0.1,
-            ema_decay=0.999,
+            ema_decay=0.9995,
             autoencoder=CAPTIONED_VAE.name,
             autoencoder_hash=recipe_hash(CAPTIONED_VAE),
             text_levels=(0,),
             text_dim=64,
             n_tokens=20,
+            n_paintings=4,
         ),
         JudgeRecipe(
             name="judge",

@@ -81,7 +81,7 @@ def sample_captions(
     pretrained: Pretrained,
     captions: Sequence[str],
     n_steps: int = 20,
-    guidance_scale: float = 3.0,
+    guidance_scale: float | None = None,
     x_T: Tensor | None = None,
     generator: torch.Generator | None = None,
     batch_size: int = 64,
@@ -92,7 +92,7 @@ def sample_captions(
         pretrained: A model that reads captions, as `load` returns it.
         captions: N of them.
         n_steps: Steps an image.
-        guidance_scale: 1 is off.
+        guidance_scale: 1 is off; by default the one that the model was measured with.
         x_T: The noise to start from, (N, *pretrained.shape); drawn when absent.
         generator: Source of that noise.
         batch_size: Pictures at a time.
@@ -111,6 +111,8 @@ def sample_captions(
     recipe, model = pretrained.recipe, pretrained.model
     if not isinstance(recipe, CaptionRecipe | ClipRecipe):
         raise ValueError(f"{recipe.name!r} reads no captions")
+    if guidance_scale is None:
+        guidance_scale = recipe.guidance_scale
     device = next(model.parameters()).device
     tokenizer = recipe.tokenizer()
     null = {name: values[0].to(device) for name, values in tokenizer([""]).items()}
