@@ -587,7 +587,9 @@ def test_a_photograph_is_painted_and_described_a_few_times(
 
     def paint_anew(split: str, seed: int) -> Captioned:
         scenes = draw_scenes(kinds, seeded(seed))
-        painted.append(Captioned(paint(photographs, scenes), scenes, describe(scenes, seeded(seed))))
+        painted.append(
+            Captioned(paint(photographs, scenes), scenes, describe(scenes, seeded(seed)))
+        )
         return painted[-1]
 
     monkeypatch.setattr(recipes, "load_captioned", paint_anew)

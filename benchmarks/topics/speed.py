@@ -63,12 +63,10 @@ def bounds(result: dict[str, Any]) -> list[Bounded]:
 def page(result: dict[str, Any]) -> str:
     """Its part of RESULTS.md."""
     plain, strong = result["seconds"]["plain"], result["seconds"]["guided"]
-    gpu = result.get("gpu")
-    faster = (
-        f"On one {gpu['device']}: {gpu['seconds']['plain']} s, guided {gpu['seconds']['guided']} s.\n"
-        if gpu
-        else ""
-    )
+    faster = ""
+    if gpu := result["gpu"]:
+        took = gpu["seconds"]
+        faster = f"On one {gpu['device']}: {took['plain']} s, guided {took['guided']} s.\n"
     return (
         f"## fashion, seconds\n\n{result['n_images']} images with {result['n_calls']} calls take "
         f"{plain} s, guided {strong} s\n(bound: {BOUNDS['sampling_seconds']:g} s; "
