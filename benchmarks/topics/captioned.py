@@ -213,6 +213,6 @@ def page(result: dict[str, Any]) -> str:
         f"{result['n_calls']} calls of DPM-Solver++ at scale {result['guidance_scale']:g}. The "
         f"kind is judged from the photograph\nthat the pixels hold at the place that was asked "
         f"for, colours are read from pixels.{open_}\n\n{table(head, rows)}\n\n"
-        f"All three are as asked, by guidance scale, for {N_CURVE:,} captions of another seed, which "
-        f"have chosen\nthe scale: {curve}.\n"
+        f"All three are as asked, by guidance scale, for {N_CURVE:,} captions of another seed, "
+        f"which chose the\nscale: {curve}.\n"
     )
