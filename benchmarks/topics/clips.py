@@ -42,7 +42,7 @@ from topics.common import SEEDS, Bounded, mean, share, table
 N_CALLS = 20
 SCALES = (1.0, 2.0, 3.0, 5.0)
 SCALE = 3.0  # held to the bounds
-N_DRAWN, N_PREDICTED, N_REAL, N_ORDER, N_CURVE, N_FILLED = 500, 200, 2_000, 200, 160, 48
+N_DRAWN, N_PREDICTED, N_REAL, N_ORDER, N_CURVE, N_FILLED = 500, 200, 2_000, 200, 160, 144
 N_KNOWN = 4
 N_STEPS, N_RESAMPLE = 20, 5  # of `inpaint`
 ORDER_T = 500
