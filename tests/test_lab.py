@@ -157,6 +157,15 @@ def test_images_are_drawn_pixel_by_pixel() -> None:
     plt.close(fig)
 
 
+def test_of_shrunk_images_no_row_is_left_out():
+    fig, (small, large) = figure("", 1, 2, size=(2.0, 1.0))
+    draw_images(small, torch.zeros(1, 1, 8, 8))
+    draw_images(large, torch.zeros(16, 1, 40, 40), n_columns=16)
+    ways = [ax.images[0].get_interpolation() for ax in (small, large)]
+    assert ways == ["nearest", "antialiased"]
+    plt.close(fig)
+
+
 def test_rows_of_images_are_shown_with_their_labels(
     shown: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,7 +152,9 @@ def draw_images(ax: Axes, x: Tensor, title: str = "", n_columns: int = 8) -> Non
     >>> draw_images(ax, torch.zeros(4, 1, 8, 8))
     >>> plt.close(fig)
     """
-    ax.imshow(tile(x, n_columns).numpy(), interpolation="nearest", vmin=0, vmax=1)
+    picture = tile(x, n_columns).numpy()
+    shrunk = picture.shape[1] > ax.get_window_extent().width  # else every pixel is seen
+    ax.imshow(picture, interpolation="antialiased" if shrunk else "nearest", vmin=0, vmax=1)
     ax.set_title(title)
     ax.axis("off")
 
