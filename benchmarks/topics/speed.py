@@ -13,7 +13,7 @@ import torch
 
 from minidiff import Denoiser, autocast, guided, sample_dpm_solver
 from minidiff.zoo import BOUNDS, load, recipe_hash
-from topics.common import RESULTS, Bounded, stored
+from topics.common import Bounded, stored
 
 N_IMAGES, N_CALLS, N_RUNS = 64, 20, 5
 
@@ -40,7 +40,7 @@ def measure(device: torch.device) -> dict[str, Any]:
         return round(median(took), 2)
 
     took = {name: seconds(denoise) for name, denoise in denoisers.items()}
-    before = stored("speed") if (RESULTS / "speed.json").exists() else {}
+    before = stored("speed")
     if device.type == "cuda":
         gpu = {"seconds": took, "device": torch.cuda.get_device_name(), "torch": torch.__version__}
         return before | {"gpu": gpu}
@@ -49,7 +49,7 @@ def measure(device: torch.device) -> dict[str, Any]:
         "n_images": N_IMAGES,
         "n_calls": N_CALLS,
         "seconds": took,
-        "gpu": before.get("gpu"),
+        "gpu": before["gpu"],
     }
 
 
